@@ -1,0 +1,33 @@
+# make setup   the virtual environment in .venv, with everything that development needs
+# make demo    train on the glyphs of matplotlib's fonts and evaluate: no download, one CPU core is enough
+# make lint    format, style and types
+# make test    lint, then the tests
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: setup demo lint test
+
+setup: $(STAMP)
+
+$(BIN)/python:
+	$(PYTHON) -m venv .venv
+
+# The stamp is as old as the last install, so a second call does nothing until pyproject.toml changes.
+$(STAMP): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -e '.[dev]'
+	@touch $@
+
+demo: setup
+	rm -rf runs/demo
+	$(BIN)/selfsup train simclr --data sample:glyphs --out runs/demo
+	$(BIN)/selfsup eval runs/demo
+
+lint: setup
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/basedpyright
+
+test: lint
+	$(BIN)/python -m pytest

@@ -1,0 +1,110 @@
+"""The command line, first stage: the verb, and errors as one line. Imports nothing heavy until a verb needs it."""
+
+from __future__ import annotations
+
+import ast
+import os
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+VERBS = HERE / "verbs.py"
+
+
+def first_line(node: ast.Module | ast.FunctionDef) -> str:
+    """First line of a docstring."""
+    return (ast.get_docstring(node) or "").split("\n", 1)[0]
+
+
+def verbs() -> dict[str, str]:
+    """Verb -> what it does, read from `verbs.py` without importing it."""
+    tree = ast.parse(VERBS.read_text(encoding="utf-8"))
+    public = [node for node in tree.body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")]
+    return {node.name.rstrip("_"): first_line(node) for node in public}
+
+
+def objectives() -> dict[str, str]:
+    """Objective -> its idea, read from the files without importing them."""
+    files = sorted((HERE / "objectives").glob("*.py"))
+    return {file.stem: first_line(ast.parse(file.read_text(encoding="utf-8"))) for file in files if file.stem[0] != "_"}
+
+
+def overview() -> str:
+    """What `selfsup --help` prints."""
+    known = {"list": "The objectives, one line each.", **verbs()}
+    lines = [f"  {name:<10}{what}" for name, what in known.items()]
+    return "\n".join(
+        [
+            "selfsup: models from data without labels", "", "usage: selfsup VERB ...", "", *lines, "",
+            "selfsup VERB --help explains a verb, selfsup train NAME --help an objective with all its settings.",
+        ]
+    )  # fmt: skip
+
+
+def listing() -> str:
+    """What `selfsup list` prints."""
+    return "\n".join(f"{name:<14}{what.split(': ', 1)[-1]}" for name, what in objectives().items())
+
+
+def train_help() -> str:
+    """What `selfsup train --help` prints."""
+    return "\n".join(
+        [
+            "usage: selfsup train NAME --data SOURCE --out FOLDER [settings]", "", verbs()["train"], "",
+            "NAME is one of these, or a path to a .py file of yours:", "", listing(), "",
+            "SOURCE is a folder, a file, sample:NAME or hf:ID; FOLDER is new, for the run.",
+            "selfsup train NAME --help explains all settings of an objective.",
+        ]
+    )  # fmt: skip
+
+
+def run(arguments: list[str]) -> int:
+    """Do what the arguments say; returns the exit code."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    verb, rest = arguments[0], arguments[1:]
+    if verb == "--version":
+        from importlib.metadata import version
+
+        print(f"selfsup {version('selfsup')}")
+        return 0
+    if verb == "list":
+        print(listing())
+        return 0
+    from selfsup.errors import UserError, nearest
+
+    if verb not in verbs():
+        raise UserError(f"no verb {verb!r}; {nearest(verb, ['list', *verbs()])}")
+    if verb == "train" and rest[:1] in (["-h"], ["--help"]):
+        print(train_help())
+        return 0
+    if verb == "train":
+        if not rest or rest[0].startswith("-"):
+            raise UserError(f"train what? selfsup train NAME --data ... --out ...; NAME is {', '.join(objectives())}")
+        if not rest[0].endswith(".py") and rest[0] not in objectives():
+            raise UserError(
+                f"no objective {rest[0]!r}; {nearest(rest[0], objectives())}, or a path to a .py file of yours"
+            )
+    from selfsup.parse import call
+
+    return call(verb, rest)
+
+
+def main() -> None:
+    """Entry point of `selfsup` and `python -m selfsup`."""
+    from selfsup.errors import UserError
+
+    try:
+        code = run(sys.argv[1:])
+        sys.stdout.flush()
+    except UserError as error:
+        print(f"selfsup: {error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("selfsup: interrupted", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:  # whoever read our output has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)

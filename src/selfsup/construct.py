@@ -1,0 +1,77 @@
+"""From a recipe and facts to the objective with its encoders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer
+
+from selfsup.data.facts import Facts, ImageFacts
+from selfsup.encoder import Encoder, load_encoder
+from selfsup.errors import UserError
+from selfsup.image_encoder import SIZES as IMAGE_SIZES
+from selfsup.image_encoder import ImageEncoder
+from selfsup.objective import Need, Objective, load_objective
+from selfsup.recipes import ImageBackbone, Recipe, TextBackbone
+from selfsup.text_encoder import SIZES as TEXT_SIZES
+from selfsup.text_encoder import TextEncoder
+
+
+def fresh_encoder(need: Need, backbone: ImageBackbone | TextBackbone, facts: Facts, tokenizer: Path | None) -> Encoder:
+    """An encoder with weights from torch's generator, as large as the recipe says."""
+    if isinstance(facts, ImageFacts):
+        assert isinstance(backbone, ImageBackbone)
+        network, arguments = (backbone.network, {}) if backbone.network else IMAGE_SIZES[backbone.size or "nano"]
+        if network.startswith(("vit", "deit")):
+            arguments = {**arguments, "img_size": facts.size}
+        return ImageEncoder.create(network, arguments, facts.size, facts.mean, facts.sd)
+    assert isinstance(backbone, TextBackbone) and need.context is not None
+    layers, heads, width = TEXT_SIZES[backbone.size or "nano"]
+    return TextEncoder.create(
+        AutoTokenizer.from_pretrained(str(tokenizer)), need.context, backbone.layers or layers, backbone.heads or heads,
+        backbone.width or width, backbone.dropout,
+    )  # fmt: skip
+
+
+def started_encoder(name: str, need: Need, place: str, facts: Facts) -> Encoder:
+    """The encoder that `--init` names.
+
+    Raises:
+        UserError: it is of another family, or made for other data.
+    """
+    path = Path(place)
+    if need.family == "decoder":
+        folder = path / "model" / "generate" if (path / "run.json").exists() else path
+        return TextEncoder.from_hub(str(folder) if path.exists() else place, need.context)
+    encoder = load_encoder(place, name if (path / "run.json").exists() else None)
+    if not isinstance(encoder, ImageEncoder) or not isinstance(facts, ImageFacts):
+        raise UserError(f"--init {place}: a {encoder.kind} encoder cannot start one for {need.family}")
+    if len(encoder.about.mean) != facts.channels:
+        raise UserError(f"--init {place} sees {len(encoder.about.mean)} channels, these pictures have {facts.channels}")
+    return encoder
+
+
+def construct(recipe: Recipe, facts: Facts, tokenizer: Path | None, start: Path | None) -> Objective:
+    """The objective before its first step, bit for bit the same for the same recipe and facts.
+
+    Args:
+        recipe: what the run is, sizes resolved.
+        facts: what the store knows.
+        tokenizer: folder of the tokenizer, for text.
+        start: folder in which a run keeps the encoders of `--init`; None to load them from where they came.
+    """
+    module = load_objective(recipe.objective)
+    needs = module.backbones(recipe.config, facts)
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)
+        encoders: dict[str, Encoder] = {}
+        for name, need in needs.items():
+            if recipe.backbone.init:
+                place = (
+                    str(start / ("generate" if need.family == "decoder" else name)) if start else recipe.backbone.init
+                )
+                encoders[name] = started_encoder(name, need, place, facts)
+            else:
+                encoders[name] = fresh_encoder(need, recipe.backbone, facts, tokenizer)
+        return module.build(recipe.config, facts, encoders)

@@ -1,0 +1,60 @@
+"""What the store knows of the data: frozen, saved with the model, given to `build`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFacts:
+    """Facts about prepared pictures.
+
+    Attributes:
+        rows: number of training pictures.
+        channels: 1 gray, 3 color, or what the arrays hold.
+        resolution: R, edge of the stored square in pixels.
+        size: edge of the picture that the network sees, in pixels.
+        mean, sd: one number a channel, of pixels in [0, 1].
+    """
+
+    rows: int
+    channels: int
+    resolution: int
+    size: int
+    mean: tuple[float, ...]
+    sd: tuple[float, ...]
+    kind: str = "image"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextFacts:
+    """Facts about prepared text.
+
+    Attributes:
+        rows: number of training documents.
+        tokens: number of training tokens.
+        vocabulary: number of token ids.
+        tokenizer: how it was made, `byte`, `char`, `bpe` or the name of a ready one.
+        end: id of the token that ends a document.
+    """
+
+    rows: int
+    tokens: int
+    vocabulary: int
+    tokenizer: str
+    end: int
+    kind: str = "text"
+
+
+Facts = ImageFacts | TextFacts
+
+
+def facts_to_json(facts: Facts) -> dict:
+    """Facts as a JSON object."""
+    return asdict(facts)
+
+
+def facts_from_json(record: dict) -> Facts:
+    """The inverse of `facts_to_json`."""
+    kind = {"image": ImageFacts, "text": TextFacts}[record["kind"]]
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in record.items()})

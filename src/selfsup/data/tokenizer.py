@@ -1,0 +1,129 @@
+"""Tokenizers: bytes, characters or byte pairs learned from the data, or a ready one; all in transformers' format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer as Tokens
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from selfsup.data.store import fingerprint
+from selfsup.errors import UserError
+
+END = "<|endoftext|>"  # between documents; also what stands for a character that the vocabulary lacks
+OWN = ("byte", "char", "bpe")
+
+
+def _byte_symbols() -> list[str]:
+    """The printable character that stands for each byte, by the byte's value (GPT-2's table)."""
+    table = {ord(symbol): symbol for symbol in pre_tokenizers.ByteLevel.alphabet() if ord(symbol) < 256}
+    spare = (symbol for symbol in sorted(pre_tokenizers.ByteLevel.alphabet()) if ord(symbol) >= 256)
+    return [table[byte] if byte in table else next(spare) for byte in range(256)]
+
+
+def train_tokenizer(kind: str, vocabulary: int, texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """Make a tokenizer in one pass over the texts.
+
+    Args:
+        kind: `byte` (256 ids and an end), `char` (one id a character seen) or `bpe` (byte-level pairs, no unknown).
+        vocabulary: number of ids for `bpe`, at least 257.
+        texts: blocks of text.
+    """
+    if kind == "byte":
+        # Sizes of one character are whole tokens: a vocabulary of bytes and no merges.
+        tokens = Tokens(models.BPE({symbol: byte for byte, symbol in enumerate(_byte_symbols())}, []))
+        tokens.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        tokens.decoder = decoders.ByteLevel()
+    elif kind == "char":
+        seen = set().union(*(set(text) for text in texts))
+        vocab = {END: 0} | {symbol: number for number, symbol in enumerate(sorted(seen), 1)}
+        tokens = Tokens(models.WordLevel(vocab, unk_token=END))
+        tokens.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+        tokens.decoder = decoders.Fuse()
+    else:
+        tokens = Tokens(models.BPE())
+        tokens.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokens.decoder = decoders.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocabulary, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
+        )
+        tokens.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokens, eos_token=END, bos_token=END, clean_up_tokenization_spaces=False
+    )
+
+
+def identity(name: str) -> str:
+    """What a tokenizer is known by: the name, and the files where it is a folder, which may hold another tomorrow."""
+    place = Path(name)
+    files = (
+        sorted(file for file in place.rglob("*.json") if file.is_file()) if name not in OWN and place.is_dir() else []
+    )
+    return fingerprint([name, *((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files)])
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """A ready tokenizer: a folder, a run's `model/text`, or a hub id.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    place = Path(name)
+    place = place / "model" / "text" if (place / "run.json").exists() else place
+    try:
+        return AutoTokenizer.from_pretrained(str(place) if place.exists() else name)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:120]
+        allowed = f"{', '.join(OWN)}, a folder, a run, or a hub id"
+        raise UserError(f"--tokenizer {name}: no tokenizer there ({reason}); allowed: {allowed}") from error
+
+
+class Encoding:
+    """Turns blocks of text into ids fast; equal to the tokenizer's own result.
+
+    Bytes and characters go through one table look-up in numpy, an order of magnitude faster than splitting into
+    one-character words; everything else through the tokenizer's threads.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, kind: str) -> None:
+        self.tokenizer, self.kind = tokenizer, kind
+        size = len(tokenizer)
+        self.dtype: type[np.unsignedinteger] = np.uint16 if size <= 1 << 16 else np.uint32
+        self.end = end_id(tokenizer)
+        if kind == "char":
+            vocab = tokenizer.get_vocab()
+            points = {ord(symbol): number for symbol, number in vocab.items() if len(symbol) == 1}
+            self.table = np.full(
+                max(points, default=0) + 2, self.end, self.dtype
+            )  # its last entry: any higher code point
+            self.table[list(points)] = list(points.values())
+
+    def __call__(self, texts: list[str]) -> Iterator[np.ndarray]:
+        """Ids of each text, without special tokens."""
+        if self.kind == "byte":
+            for text in texts:
+                yield np.frombuffer(text.encode("utf-8"), np.uint8).astype(self.dtype)
+        elif self.kind == "char":
+            for text in texts:
+                points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+                yield self.table[np.minimum(points, len(self.table) - 1)]
+        else:
+            encoded = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
+            for ids in encoded["input_ids"]:
+                yield np.array(ids, self.dtype)
+
+
+def end_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id that ends a document: end of text, else separator, else padding.
+
+    Raises:
+        UserError: the tokenizer has none of them.
+    """
+    for number in (tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id):
+        if isinstance(number, int):
+            return number
+    raise UserError("the tokenizer has no token that could end a document (eos, sep or pad); add one and save it")

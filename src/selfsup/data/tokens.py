@@ -1,0 +1,217 @@
+"""Text prepared once: one flat array of token ids with the documents' offsets, memory-mapped."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from selfsup.data.documents import BLOCK, Block, how_to_split, split_documents
+from selfsup.data.part import Part
+from selfsup.data.store import Mapped, stored
+from selfsup.data.tokenizer import OWN, Encoding, identity, load_tokenizer, train_tokenizer
+from selfsup.errors import UserError
+
+log = logging.getLogger("selfsup")
+NAMES = ("train", "held_out")
+Progress = Callable[[str, int, int], None]
+Bad = list[tuple[int, str, str]]  # row, name, reason
+
+
+@dataclass(frozen=True)
+class TokenStore:
+    """Token ids of the documents of one part, one after the other, each followed by the end token.
+
+    Attributes:
+        ids: (all,) uint16 or uint32, memory-mapped.
+        start, stop: the ids that this store shows.
+        offsets: (D + 1,) int64, where documents begin in `ids`.
+        tokenizer: turns ids back into text.
+        kind: `byte`, `char`, `bpe` or the name of a ready tokenizer.
+    """
+
+    ids: Mapped
+    start: int
+    stop: int
+    offsets: np.ndarray
+    tokenizer: PreTrainedTokenizerBase
+    kind: str
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Ids from `start` to before `stop` of what this store shows; what lies outside is left out."""
+        return self.ids[slice(self.start + max(start, 0), self.start + max(min(stop, len(self)), 0))]
+
+    def text(self) -> str:
+        """All that this store shows, as text."""
+        return str(self.tokenizer.decode(self.read(0, len(self)).tolist()))
+
+    def text_end(self, size: int) -> bytes:
+        """The last `size` bytes of what this store shows."""
+        ids = self.read(len(self) - size - 4, len(self))  # a token has at least a byte, a character at most four
+        return str(self.tokenizer.decode(ids.tolist())).encode("utf-8")[-size:]
+
+    def cut(self, start: int, stop: int) -> TokenStore:
+        """The store of a stretch of this one."""
+        return replace(self, start=self.start + start, stop=self.start + stop)
+
+
+def text_size(table: Dataset) -> int:
+    """Bytes of all documents; for texts in memory, about."""
+    size = 0
+    for cell in table["text"]:
+        if isinstance(cell, Mapping):
+            path = Path(cell["path"])
+            size += path.stat().st_size if path.exists() else 0  # a link that leads nowhere is named when it is read
+        else:
+            size += len(cell or "")
+    return size
+
+
+def default_vocabulary(size: int) -> int:
+    """Ids of a byte-pair vocabulary for `size` bytes: about their square root, a power of two in [512, 32768]."""
+    return int(min(max(1 << round(np.log2(max(size, 1)) / 2 + 0.5), 512), 32768))
+
+
+def _texts(blocks: Iterator[Block], total: int, progress: Progress) -> Iterator[str]:
+    """The blocks that are not held out."""
+    done = 0
+    for block in blocks:
+        done += len(block.text)
+        progress("learning the tokenizer", min(done, total), total)
+        if not block.held_out:
+            yield block.text
+
+
+def _batches(blocks: Iterator[Block]) -> Iterator[list[Block]]:
+    """Blocks in lists of about `BLOCK` characters."""
+    waiting: list[Block] = []
+    held = 0
+    for block in blocks:
+        waiting.append(block)
+        held += len(block.text)
+        if held >= BLOCK:
+            yield waiting
+            waiting, held = [], 0
+    yield waiting
+
+
+def _encode(folder: Path, table: Dataset, encoding: Encoding, split: str, progress: Progress) -> Bad:
+    """Write `train.ids` and `held_out.ids`; return the documents that could not be read."""
+    total, done = text_size(table), 0
+    bad: Bad = []
+    offsets = {name: [0] for name in NAMES}
+    counts = dict.fromkeys(NAMES, 0)
+    end = np.array([encoding.end], encoding.dtype)
+    with ExitStack() as stack:
+        files = {name: stack.enter_context(open(folder / f"{name}.ids", "wb")) for name in NAMES}
+        for blocks in _batches(split_documents(table, split, bad)):
+            for block, ids in zip(blocks, encoding([block.text for block in blocks]), strict=True):
+                name = NAMES[block.held_out]
+                files[name].write(ids.tobytes())
+                counts[name] += len(ids)
+                if not block.last:
+                    continue
+                if len(table) > 1 and counts[name] > offsets[name][-1]:  # an empty document has no end either
+                    files[name].write(end.tobytes())
+                    counts[name] += 1
+                offsets[name].append(counts[name])
+            done += sum(len(block.text.encode("utf-8", "surrogatepass")) for block in blocks)
+            progress("preparing text", min(done, total), total)
+    for name in NAMES:
+        if counts[name] > offsets[name][-1]:  # the document ends on the other side
+            offsets[name].append(counts[name])
+        np.save(folder / f"{name}.npy", np.array(offsets[name], np.int64))
+    return bad
+
+
+def _tokenizer_folder(part: Part, split: str, tokenizer: str, size: int, root: Path, progress: Progress) -> Path:
+    """The folder of the tokenizer: learned from the training texts, or a ready one; `size` is of its vocabulary."""
+
+    def learn(folder: Path) -> None:
+        if tokenizer in OWN:
+            # All characters are listed, so that none is unknown; pairs are learned, so not from held-out text.
+            blocks = split_documents(part.table, "nothing" if tokenizer == "char" else split, [])
+            found = train_tokenizer(tokenizer, size, _texts(blocks, text_size(part.table), progress))
+        else:
+            found = load_tokenizer(tokenizer)
+        found.save_pretrained(folder)
+
+    key: dict[str, object] = {"identity": part.identity, "split": split, "tokenizer": identity(tokenizer)}
+    return stored(root, "tokenizer", key | {"vocabulary": size if tokenizer == "bpe" else None}, learn)
+
+
+def _named(folder: Path, count: int) -> None:
+    """Warn of the documents that could not be read; a lone one is an error."""
+    bad = json.loads((folder / "store.json").read_text())["bad"]
+    if bad and count == len(bad):
+        more = f", and {count - 1} more" if count > 1 else ""
+        raise UserError(f"{bad[0][1]}{more}: {bad[0][2]}; text must be UTF-8")
+    if bad:
+        log.warning(
+            "%d of %d documents cannot be read to their end, such as %s (%s); all are named in %s",
+            len(bad), count, bad[0][1], bad[0][2], folder / "store.json",
+        )  # fmt: skip
+
+
+def open_tokens(
+    part: Part,
+    valid: Part | None,
+    tokenizer: str,
+    vocabulary: int | None,
+    root: Path,
+    progress: Progress,
+) -> tuple[TokenStore, TokenStore]:
+    """The prepared text of a source: training and held-out part.
+
+    Args:
+        part: documents to train on; without `valid`, the fixed 5 % of them, or the end of a lone one, is held out.
+        valid: the user's own held-out documents.
+        tokenizer: `byte`, `char`, `bpe`, or the name of a ready one.
+        vocabulary: ids of a `bpe` tokenizer; chosen from the amount of text where None.
+        root: folder of all stores.
+        progress: told (what, done, of) as the work goes on.
+
+    Raises:
+        UserError: nothing readable, too little text, or the cache cannot be written.
+    """
+    vocabulary = vocabulary or default_vocabulary(text_size(part.table))
+    if tokenizer == "bpe" and vocabulary < 257:
+        raise UserError(f"--vocabulary {vocabulary} is too small: a bpe tokenizer needs 256 bytes and an end, 257")
+    split = how_to_split(part.table) if valid is None else "nothing"
+    learned = _tokenizer_folder(part, split, tokenizer, vocabulary, root, progress)
+    ready = AutoTokenizer.from_pretrained(str(learned))
+    encoding = Encoding(ready, tokenizer)
+
+    def shown(content: Part, split: str) -> list[TokenStore]:
+        def build(folder: Path) -> None:
+            bad = _encode(folder, content.table, encoding, split, progress)
+            (folder / "store.json").write_text(json.dumps({"bad": bad}))
+            shutil.copytree(learned, folder / "tokenizer")
+
+        key: dict[str, object] = {"identity": content.identity, "split": split, "tokenizer": learned.name}
+        folder = stored(root, "tokens", key, build)
+        _named(folder, len(content))
+        stores = []
+        for name in NAMES:
+            count = (folder / f"{name}.ids").stat().st_size // np.dtype(encoding.dtype).itemsize
+            ids = Mapped(folder / f"{name}.ids", encoding.dtype, (count,))
+            stores.append(TokenStore(ids, 0, count, np.load(folder / f"{name}.npy"), ready, tokenizer))
+        return stores
+
+    train, held_out = shown(part, split)
+    if valid is not None:
+        held_out, _ = shown(valid, "nothing")
+    if len(train) < 2:
+        raise UserError(f"the text has {len(train)} tokens to train on; nothing can be learned from it")
+    return train, held_out

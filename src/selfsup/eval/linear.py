@@ -1,0 +1,176 @@
+"""Linear probe: multinomial logistic regression on frozen, standardized features.
+
+Letters: N rows, D feature dimensions, K classes, H settings (heads) that are trained side by side.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from selfsup.errors import UserError
+
+# Measured on 50,000 CIFAR-10 rows: strongly correlated convolution features are best near 1e-1 (59.8 % on the test
+# part, L-BFGS with the best of three decays 60.1 %), raw pixels near 3e-3 (40.9 %).
+RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+DECAYS = (0.0, 0.1)
+BATCH, EPOCHS, MIN_STEPS = 512, 10, 500
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """A fitted probe.
+
+    Attributes:
+        mean: (D,) training mean.
+        sd: (D,) training standard deviation, 1 where the dimension is constant.
+        weight: (D, K).
+        bias: (K,).
+        rate: the chosen learning rate.
+        decay: the chosen weight decay.
+        held_out_accuracy: accuracy of that setting on the tenth of the training rows it was chosen on.
+    """
+
+    mean: Tensor
+    sd: Tensor
+    weight: Tensor
+    bias: Tensor
+    rate: float
+    decay: float
+    held_out_accuracy: float
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(M, D) features to (M, K) logits."""
+        return ((x.float() - self.mean) / self.sd) @ self.weight + self.bias
+
+    def predict(self, x: Tensor) -> Tensor:
+        """(M, D) features to (M,) int64 classes."""
+        return self.logits(x).argmax(dim=1)
+
+    def save(self, path: str | Path) -> None:
+        """Write the probe as one safetensors file."""
+        tensors = {"mean": self.mean, "sd": self.sd, "weight": self.weight, "bias": self.bias}
+        numbers = {"rate": self.rate, "decay": self.decay, "held_out_accuracy": self.held_out_accuracy}
+        save_file(
+            {name: tensor.cpu().contiguous() for name, tensor in tensors.items()},
+            path,
+            metadata={name: repr(number) for name, number in numbers.items()},
+        )
+
+    @staticmethod
+    def load(path: str | Path) -> LinearProbe:
+        """Read a probe written by `save`."""
+        with safe_open(path, framework="pt") as file:
+            numbers = file.metadata()
+            mean, sd, weight, bias = (file.get_tensor(name) for name in ("mean", "sd", "weight", "bias"))
+        rate, decay, accuracy = (float(numbers[name]) for name in ("rate", "decay", "held_out_accuracy"))
+        return LinearProbe(mean, sd, weight, bias, rate, decay, accuracy)
+
+
+def held_out_rows(labels: Tensor, generator: torch.Generator) -> Tensor:
+    """A tenth of the rows, at least one, each class in proportion: (N,) bool.
+
+    Every tenth row of the rows in random order, sorted by class, so a class of fewer than ten may have none in it.
+    """
+    order = torch.randperm(len(labels), generator=generator)
+    order = order[labels.cpu()[order].argsort(stable=True)]
+    start = int(torch.randint(min(10, len(labels)), (), generator=generator))
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    chosen[order[start::10]] = True
+    return chosen.to(labels.device)
+
+
+@torch.no_grad()
+def _train(
+    x: Tensor, labels: Tensor, rows: Tensor, classes: int, settings: list[tuple[float, float]], seed: int
+) -> tuple[Tensor, Tensor]:
+    """Fit every (rate, decay) of `settings` on the same minibatches with AdamW (Loshchilov, Hutter 2019) and a cosine.
+
+    The weights of all heads stand side by side in one (D, H * K) matrix, so a step is two matrix products, whatever H.
+
+    Args:
+        x: (N, D) standardized features.
+        labels: (N,).
+        rows: (R,) indices of the rows to train on.
+        classes: K.
+        settings: H pairs of learning rate and weight decay.
+        seed: of the order of the rows.
+
+    Returns:
+        Weights (H, D, K) and biases (H, K).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    heads, batch = len(settings), min(BATCH, len(rows))
+    rate, decay = x.new_tensor(settings).repeat_interleave(classes, dim=0).T  # each (H * K,)
+    weight, bias = x.new_zeros(x.shape[1], heads * classes), x.new_zeros(heads * classes)
+    # Parameter, first and second moment, weight decay; as usual the bias has none.
+    states = [(p, torch.zeros_like(p), torch.zeros_like(p), d) for p, d in ((weight, decay), (bias, 0 * decay))]
+    steps, order, start = max(MIN_STEPS, EPOCHS * len(rows) // batch), rows, len(rows)
+    for step in range(1, steps + 1):
+        if start + batch > len(rows):
+            order, start = rows[torch.randperm(len(rows), generator=generator).to(rows.device)], 0
+        some, start = order[start : start + batch], start + batch
+        features, target = x[some], labels[some]
+        # The gradient of cross-entropy by the logits is softmax minus one-hot: no autograd needed.
+        error = (features @ weight + bias).view(-1, heads, classes).softmax(dim=2)  # (B, H, K)
+        error -= F.one_hot(target, classes)[:, None]
+        error = error.view(-1, heads * classes) / len(some)
+        progress = 0.5 * (1 + math.cos(math.pi * (step - 1) / steps))
+        for (p, first, second, shrink), gradient in zip(states, (features.T @ error, error.sum(dim=0)), strict=True):
+            first.lerp_(gradient, 0.1)
+            second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
+            p.mul_(1 - progress * rate * shrink)
+            p -= progress * rate * (first / (1 - 0.9**step)) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
+    return weight.view(-1, heads, classes).transpose(0, 1).contiguous(), bias.view(heads, classes)
+
+
+def fit_linear(features: Tensor, labels: Tensor, classes: int, seed: int = 0) -> LinearProbe:
+    """Fit a linear probe; learning rate and weight decay are chosen on a held-out tenth of these very rows.
+
+    All settings of `RATES` x `DECAYS` are trained together on nine tenths; the one with the best held-out accuracy
+    (then the lowest held-out loss) is trained again on all rows. Only generators of its own are used, so the same
+    features and seed give the same probe.
+
+    Args:
+        features: (N, D) float, standardized here by their mean and standard deviation.
+        labels: (N,) int64 in [0, classes); classes without a row are allowed.
+        classes: K.
+        seed: of the held-out tenth and the order of the rows.
+
+    Raises:
+        UserError: fewer than two classes among the labels, labels out of range, features not finite.
+    """
+    if len(labels) != len(features):
+        raise UserError(f"the linear probe got {len(features)} rows and {len(labels)} labels: give one label a row")
+    present = labels.unique()
+    if len(present) < 2:
+        raise UserError(f"the linear probe got labels of {len(present)} class: it needs rows of two classes at least")
+    if present[0] < 0 or present[-1] >= classes:
+        raise UserError(f"labels run from {int(present[0])} to {int(present[-1])}: allowed are 0 to {classes - 1}")
+    features = features.detach().float()
+    var, mean = torch.var_mean(features, dim=0, correction=0)
+    if not torch.isfinite(var).all():
+        raise UserError("the features hold NaN or infinity: the encoder diverged, use an earlier checkpoint")
+    # A constant dimension keeps a deviation of rounding size; dividing by it would make noise the largest feature.
+    sd = torch.where(var.sqrt() > 1e-5 * mean.abs(), var.sqrt(), 1.0)
+    x = (features - mean) / sd
+
+    settings = list(itertools.product(RATES, DECAYS))
+    held_out = held_out_rows(labels, torch.Generator().manual_seed(seed))
+    weight, bias = _train(x, labels, (~held_out).nonzero().squeeze(1), classes, settings, seed)
+    logits = x[held_out] @ weight + bias[:, None]  # (H, held out, K)
+    target = labels[held_out]
+    accuracy = [float((one.argmax(dim=1) == target).double().mean()) for one in logits]
+    loss = [float(F.cross_entropy(one, target)) for one in logits]
+    best = min(range(len(settings)), key=lambda head: (-accuracy[head], loss[head]))
+
+    weight, bias = _train(x, labels, torch.arange(len(x), device=x.device), classes, [settings[best]], seed)
+    return LinearProbe(mean, sd, weight[0], bias[0], *settings[best], held_out_accuracy=accuracy[best])

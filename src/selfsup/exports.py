@@ -1,0 +1,133 @@
+"""Folders that other tools load, each with a card that says how."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from selfsup.encoder import load_encoder
+from selfsup.errors import UserError
+from selfsup.image_encoder import ImageEncoder
+from selfsup.run import Run, write_text, writing
+
+TIMM = """import timm
+import torch
+
+model = timm.create_model("{network}", {arguments})
+{stem}model.load_state_dict(load_file("{folder}/model.safetensors"))
+model.eval()
+"""
+TIMM_PLAIN = """import timm
+import torch
+
+model = timm.create_model("local-dir:{folder}", pretrained=True)
+model.eval()
+"""
+PICTURES = """# pictures (B, {channels}, {size}, {size}) in [0, 1], resized to a square with antialiasing
+mean, sd = torch.tensor({mean})[:, None, None], torch.tensor({sd})[:, None, None]
+features = model((pictures - mean) / sd)  # (B, {width})
+"""
+TEXT = """from transformers import {auto}, AutoTokenizer
+
+model = {auto}.from_pretrained("{folder}")
+tokenizer = AutoTokenizer.from_pretrained("{folder}")
+{use}
+"""
+USES = {
+    "AutoModel": 'hidden = model(**tokenizer(text, return_tensors="pt")).last_hidden_state  # (1, T, D); mean over T',
+    "AutoModelForCausalLM": 'logits = model(**tokenizer(text, return_tensors="pt")).logits  # (1, T, V)',
+}
+
+
+def snippet(encoder: ImageEncoder, folder: Path) -> str:
+    """Python that loads an image encoder with timm alone."""
+    about = encoder.about
+    values = {
+        "network": about.network, "folder": folder, "channels": len(about.mean), "size": about.size,
+        "mean": list(about.mean), "sd": list(about.sd), "width": encoder.width,
+        "arguments": ", ".join(f"{name}={value!r}" for name, value in about.arguments.items()),
+        "stem": f"{about.stem}\n" if about.stem else "",
+    }  # fmt: skip
+    load = (
+        TIMM.replace("import torch\n", "import torch\nfrom safetensors.torch import load_file\n")
+        if about.stem
+        else TIMM_PLAIN
+    )
+    return (load + PICTURES).format(**values)
+
+
+def text_snippet(auto: str, folder: Path) -> str:
+    """Python that loads a text network with transformers alone."""
+    return TEXT.format(auto=auto, folder=folder, use=USES[auto])
+
+
+def card(run: Run, code: str) -> str:
+    """A model card: what it is, what it learned from, what it scored, how to load it."""
+    record = run.record
+    recipe: dict[str, Any] = record["recipe"]
+    plan = record["plan"]
+    last: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for line in run.lines("evals.jsonl"):
+        last[line["task"], line["representation"], line["metric"]] = line
+    scores = [
+        f"| {task} | {who} | {metric} | {line['mean']:.4f} | {line['chance']:.4f} | {line.get('data', 'held-out')} |"
+        for (task, who, metric), line in last.items()
+    ]
+    table = "\n".join(
+        ["| task | representation | metric | value | chance | data |", "|---|---|---|---|---|---|", *scores]
+    )
+    return f"""---
+library_name: {"timm" if record["facts"]["kind"] == "image" else "transformers"}
+tags: [self-supervised, {recipe["objective"]}]
+---
+# {run.folder.name}
+
+Trained without labels by selfsup {record["versions"]["selfsup"]} with the objective `{recipe["objective"]}` on
+`{recipe["data"]["source"]}`: {plan["stop"]:,} steps of {recipe["optimizer"]["batch"]} rows, seed {recipe["seed"]}.
+
+```python
+{code.rstrip()}
+```
+
+{table}
+"""
+
+
+def export(folder: str | os.PathLike, out: str | os.PathLike) -> dict[str, str]:
+    """Copy the networks of a run to a folder for other tools.
+
+    Every encoder and predictor gets a folder of its own: `image` for timm, `text` (`AutoModel`) and `generate`
+    (`AutoModelForCausalLM`) for transformers, each with a README.md.
+
+    Returns:
+        The code that loads each, by name.
+
+    Raises:
+        UserError: the run has no model yet, or `out` is not empty.
+    """
+    run, target = Run(folder), Path(out)
+    model = run.folder / "model"
+    if not model.exists():
+        raise UserError(
+            f"{folder} has no model yet: it was stopped before its first checkpoint; selfsup resume {folder}"
+        )
+    if target.is_file() or (target.exists() and any(target.iterdir())):
+        raise UserError(f"{target} is not empty; give another folder")
+    found = {}
+    for place in sorted(entry for entry in model.iterdir() if entry.is_dir()):
+        goal = target / place.name
+        if place.name == "generate":
+            code = text_snippet("AutoModelForCausalLM", goal)
+        elif place.name == "text":
+            code = text_snippet("AutoModel", goal)
+        else:
+            encoder = load_encoder(place)
+            assert isinstance(encoder, ImageEncoder)
+            code = snippet(encoder, goal)
+        with writing(goal):
+            shutil.copytree(place, goal)
+            write_text(goal / "README.md", card(run, code))
+        found[place.name] = code
+    return found

@@ -1,0 +1,240 @@
+"""Encoders of pictures: timm networks."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from selfsup.data.crops import resize
+from selfsup.data.decode import to_square
+from selfsup.data.pixels import PixelStore
+from selfsup.encoder import ABOUT, Encoder, evaluating
+from selfsup.errors import UserError
+
+log = logging.getLogger("selfsup")
+SMALL = 64  # pictures below this many pixels get a stem that keeps their resolution
+
+# Narrow ResNets with one block a stage and a stem of three 3 x 3 convolutions that ends in the width of the first
+# stage: on a CPU they see several times the pictures of a ResNet-18 in the same minutes (docs/results.md).
+SIZES: dict[str, tuple[str, dict[str, Any]]] = {
+    "nano": ("resnet10t", {"stem_width": 8, "channels": (16, 32, 64, 128)}),
+    "tiny": ("resnet10t", {"stem_width": 16, "channels": (32, 64, 128, 256)}),
+    "small": ("resnet18", {}),
+    "base": ("resnet50", {}),
+}
+
+
+def keep_resolution(network: nn.Module) -> str | None:
+    """Give a timm ResNet a stem of stride 1 without pooling, in place.
+
+    Returns:
+        The two lines that do the same to a fresh network named `model`; None for networks without such a stem.
+    """
+    if not isinstance(network, timm.models.resnet.ResNet):
+        return None
+    if isinstance(network.conv1, nn.Sequential):
+        lines = "model.conv1[0].stride = (1, 1)"
+        cast(nn.Conv2d, network.conv1[0]).stride = (1, 1)
+    else:
+        old = network.conv1
+        size = f"{old.in_channels}, {old.out_channels}, 3, padding=1, bias=False"
+        lines = f"model.conv1 = torch.nn.Conv2d({size})"
+        network.conv1 = nn.Conv2d(old.in_channels, old.out_channels, 3, padding=1, bias=False)
+        nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+    network.maxpool = nn.Identity()  # type: ignore[assignment]
+    return f"{lines}\nmodel.maxpool = torch.nn.Identity()"
+
+
+@dataclass(frozen=True)
+class ImageAbout:
+    """What an image encoder is, as it stands beside its weights.
+
+    Attributes:
+        network: name of the timm architecture.
+        arguments: of timm's constructor.
+        size: edge of the pictures in pixels.
+        mean, sd: of pixels in [0, 1], one a channel.
+        stem: lines that change the stem of a fresh network, or None.
+    """
+
+    network: str
+    arguments: dict[str, Any]
+    size: int
+    mean: tuple[float, ...]
+    sd: tuple[float, ...]
+    stem: str | None = None
+
+
+class ImageEncoder(Encoder):
+    """A timm network without a classifier, with the size, mean and deviation of its pictures.
+
+    Samples are PIL images, (H, W) or (H, W, C) arrays, or a `PixelStore`.
+    """
+
+    kind = "image"
+
+    def __init__(self, module: nn.Module, about: ImageAbout) -> None:
+        # Channels last is what convolutions are fastest with: twice as fast on a CPU (docs/results.md).
+        self.module, self.about = module.to(memory_format=torch.channels_last), about  # type: ignore[call-overload]
+
+    @classmethod
+    def create(
+        cls, network: str, arguments: dict[str, Any], size: int, mean: Sequence[float], sd: Sequence[float]
+    ) -> ImageEncoder:
+        """A network with fresh weights from torch's generator.
+
+        Raises:
+            UserError: timm has no such network, or not for such pictures.
+        """
+        if network not in timm.list_models():
+            close = timm.list_models(f"*{network}*")[:5] or get_close_matches(network, timm.list_models(), 5)
+            raise UserError(f"--network {network}: timm has none of that name; near: {', '.join(close) or 'none'}")
+        arguments = {**arguments, "in_chans": len(mean), "num_classes": 0}
+        try:
+            module = timm.create_model(network, **arguments)
+        except (TypeError, AssertionError, RuntimeError) as error:
+            raise UserError(
+                f"--network {network} cannot be built for {size} px, {len(mean)} channels: {error}"
+            ) from error
+        stem = keep_resolution(module) if size < SMALL else None
+        return cls(module, ImageAbout(network, arguments, size, tuple(mean), tuple(sd), stem))
+
+    @classmethod
+    def from_hub(cls, name: str) -> ImageEncoder:
+        """A pretrained network of timm: its name, or `hf:` and a hub id. Uses the network.
+
+        Raises:
+            UserError: there is none, or it cannot be fetched.
+        """
+        ident = f"hf-hub:{name.removeprefix('hf:')}" if name.startswith("hf:") else name
+        if not name.startswith("hf:") and not timm.is_model_pretrained(name):
+            raise UserError(
+                f"{name}: neither a run, nor a folder, nor a pretrained timm network; for the hub type hf:ID"
+            )
+        try:
+            module = timm.create_model(ident, pretrained=True, num_classes=0)
+        except Exception as error:  # from a missing network to a missing file, each its own kind
+            reason = " ".join(str(error).split())[:140]
+            raise UserError(f"{name} cannot be loaded from the hub ({reason}); check the id and the network") from error
+        found = cast(dict[str, Any], module.pretrained_cfg)
+        size = found["input_size"]
+        arguments = {"in_chans": size[0], "num_classes": 0}
+        return cls(
+            module, ImageAbout(found["architecture"], arguments, size[-1], tuple(found["mean"]), tuple(found["std"]))
+        )
+
+    @property
+    def width(self) -> int:
+        """D, numbers in a vector."""
+        return int(self.module.num_features)  # type: ignore[arg-type]
+
+    def _squares(self, samples: Sequence | PixelStore, start: int, stop: int) -> Tensor:
+        """(B, R, R, C) uint8 of some samples."""
+        rows = np.arange(start, min(stop, len(samples)))
+        size, channels = self.about.size, len(self.about.mean)
+        if isinstance(samples, PixelStore):
+            squares = torch.from_numpy(samples.pixels(rows))
+            if samples.channels not in (1, channels):
+                raise UserError(f"the pictures have {samples.channels} channels, the encoder sees {channels}")
+            return squares.expand(-1, -1, -1, channels)
+        pictures = [
+            sample if isinstance(sample, Image.Image) else np.atleast_3d(sample) for sample in samples[start:stop]
+        ]
+        return torch.from_numpy(np.stack([to_square(picture, size, channels) for picture in pictures]))
+
+    def inputs(self, squares: Tensor) -> Tensor:
+        """(B, C, S, S) normalized, from (B, R, R, C) uint8: the whole picture, antialiased, on the network's device."""
+        mean, sd = (
+            torch.tensor(values, device=self.device)[:, None, None] for values in (self.about.mean, self.about.sd)
+        )
+        return (resize(squares.to(self.device), self.about.size) - mean) / sd
+
+    def _batches(self, samples: Sequence | PixelStore, batch: int) -> Iterator[Tensor]:
+        for start in range(0, len(samples), batch):
+            yield self.inputs(self._squares(samples, start, start + batch))
+
+    def encode(self, samples: Sequence | PixelStore, batch: int = 256) -> Tensor:
+        """(N, D) float32 on the CPU."""
+        with evaluating(self.module):
+            return torch.cat([self.module(x).float().cpu() for x in self._batches(samples, batch)])
+
+    def layers(self, samples: Sequence | PixelStore, batch: int = 256) -> list[Tensor]:
+        """Mean-pooled output of each stage or block: (N, D_l) float32 on the CPU."""
+        found: list[list[Tensor]] = []
+        with evaluating(self.module):
+            for x in self._batches(samples, batch):
+                maps = self.module.forward_intermediates(x, intermediates_only=True)  # type: ignore[operator]
+                found.append([m.float().mean((2, 3)).cpu() for m in maps])  # (B, D_l, h, w) -> (B, D_l)
+        return [torch.cat(parts) for parts in zip(*found, strict=True)]
+
+    def calibrate(self, samples: Sequence | PixelStore, batch: int = 256) -> None:
+        """Give every batch norm the statistics of one pass over the samples; weights stay as they are."""
+        norms = [part for part in self.module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+        if not norms:
+            return
+        momenta = [norm.momentum for norm in norms]
+        with evaluating(self.module):
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum, norm.training = None, True  # None: the plain mean over batches
+            for x in self._batches(samples, batch):
+                self.module(x)
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that `timm.create_model("local-dir:FOLDER", pretrained=True)` loads."""
+        folder.mkdir(parents=True, exist_ok=True)
+        about = self.about
+        state = {name: value.detach().cpu().contiguous() for name, value in self.module.state_dict().items()}
+        save_file(state, folder / "model.safetensors", {"format": "pt"})
+        config = {
+            "architecture": about.network,
+            "num_classes": 0,
+            "num_features": self.width,
+            "global_pool": "token" if "vit" in about.network else "avg",
+            "model_args": {name: value for name, value in about.arguments.items() if name != "num_classes"},
+            "pretrained_cfg": {
+                "input_size": [len(about.mean), about.size, about.size],
+                "fixed_input_size": False,
+                "interpolation": "bilinear",
+                "crop_pct": 1.0,
+                "crop_mode": "squash",
+                "mean": about.mean,
+                "std": about.sd,
+                "num_classes": 0,
+                "first_conv": None,
+                "classifier": None,
+            },
+        }
+        (folder / "config.json").write_text(json.dumps(config, indent=2))
+        (folder / ABOUT).write_text(json.dumps({"encoder": "image", **about.__dict__}, indent=2))
+
+    @classmethod
+    def load(cls, folder: Path) -> ImageEncoder:
+        """The inverse of `save`."""
+        record = json.loads((folder / ABOUT).read_text())
+        record.pop("encoder")
+        arguments: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in record["arguments"].items()
+        }
+        about = ImageAbout(
+            **{**record, "arguments": arguments, "mean": tuple(record["mean"]), "sd": tuple(record["sd"])}
+        )
+        module = timm.create_model(about.network, **arguments)
+        if about.stem:
+            keep_resolution(module)
+        module.load_state_dict(load_file(folder / "model.safetensors"))
+        return cls(module, about)

@@ -1,0 +1,192 @@
+"""The loop: batches in, a run directory out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from selfsup.data.draw import Draw
+from selfsup.data.loader import batches
+from selfsup.data.order import Order
+from selfsup.data.reader import Batch, Reader
+from selfsup.encoder import evaluating
+from selfsup.errors import UserError
+from selfsup.objective import Losses, Objective
+from selfsup.optim import Plan, make_optimizers, set_rates
+from selfsup.progress import Progress
+from selfsup.recipes import Recipe
+from selfsup.run import Run
+from selfsup.runtime import Runtime, Stopped, clip, seed_step, signals
+
+ROW_KEYS = ("example_loss", "example_correct")
+
+
+def scalars(losses: Losses) -> dict[str, Tensor]:
+    """The entries that are one number for the batch, times the count; `count` itself as it is."""
+    count = losses["count"].detach().float()
+    means = {name: value.detach().float() * count for name, value in losses.items() if name not in (*ROW_KEYS, "count")}
+    return {**means, "count": count}
+
+
+def validate(objective: Objective, reader: Reader, recipe: Recipe, runtime: Runtime, most: int) -> dict[str, float]:
+    """Held-out loss and metrics in eval mode: a fixed draw (epoch -1), the first `most` rows evenly spread."""
+    rows = np.unique(np.linspace(0, len(reader) - 1, min(most, len(reader))).astype(np.int64))
+    rows = rows[: len(rows) // runtime.world * runtime.world]  # equal shares, because coupled rows are gathered
+    size = min(recipe.optimizer.batch, len(rows))
+    order = [(-1, rows[i : i + size][runtime.rank :: runtime.world]) for i in range(0, len(rows), size)]
+    total: dict[str, Tensor] = {}
+    with evaluating(objective):
+        for batch, draw in batches(reader, order, recipe.seed):
+            with runtime.autocast():
+                found = scalars(objective(runtime.move(batch), draw.to(runtime.device)))
+            total = {name: total.get(name, torch.zeros_like(value)) + value for name, value in found.items()}
+    summed = runtime.total(torch.stack(list(total.values())))
+    named = dict(zip(total, summed.tolist(), strict=True))
+    return {name: value / named["count"] for name, value in named.items() if name != "count"}
+
+
+class Training:
+    """A run in progress: the wrapped objective, its optimizers and its place in the plan."""
+
+    def __init__(self, objective: Objective, reader: Reader, recipe: Recipe, runtime: Runtime) -> None:
+        self.objective, self.reader, self.recipe, self.runtime = objective, reader, recipe, runtime
+        chosen = recipe.optimizer
+        if chosen.micro > 1 and objective.couples_rows:
+            raise UserError(
+                f"--micro {chosen.micro}: {recipe.objective} compares the rows of a batch; give --chunk in place of it"
+            )
+        self.wrapped: nn.Module = runtime.wrap(objective)
+        self.weights = [weight for weight in objective.parameters() if weight.requires_grad]
+        self.optimizers = make_optimizers(
+            objective, chosen.optimizer, chosen.rate, chosen.matrix_rate, chosen.decay, chosen.momentum, chosen.betas
+        )
+        self.order = Order(len(reader), chosen.batch, recipe.seed, runtime.world, runtime.rank, chosen.micro)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that a resumed run needs; all other state is a function of the step."""
+        return {"objective": self.objective.state_dict(), "optimizers": [o.state_dict() for o in self.optimizers]}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go back to a state."""
+        self.objective.load_state_dict(state["objective"])
+        for optimizer, content in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(content)
+
+    def read(self, start: int, stop: int) -> Iterator[list[tuple[Batch, Draw]]]:
+        """The micro-batches of each step."""
+        stream = batches(self.reader, self.order.parts(start, stop), self.recipe.seed, self.recipe.data.workers or 0)
+        for _ in range(start, stop):
+            yield [next(stream) for _ in range(self.order.micro)]
+
+    def step(self, step: int, parts: list[tuple[Batch, Draw]], plan: Plan) -> dict[str, float]:
+        """One step of the optimizer; loss and metrics over all micro-batches and processes."""
+        seed_step(self.recipe.seed, step, self.runtime.rank)
+        total: dict[str, Tensor] = {}
+        for batch, draw in parts:
+            with self.runtime.autocast():
+                losses = self.wrapped(self.runtime.move(batch), draw.to(self.runtime.device))
+            if not torch.isfinite(losses["loss"]):
+                self._not_finite(step, losses, draw)
+            (losses["loss"] * losses["count"]).backward()
+            found = scalars(losses)
+            total = {name: total.get(name, torch.zeros_like(value)) + value for name, value in found.items()}
+        summed = dict(zip(total, self.runtime.total(torch.stack(list(total.values()))).tolist(), strict=True))
+        # Data parallelism averages over processes; the count of all makes the mean of all terms of it.
+        scale = self.runtime.world / summed["count"]
+        for weight in self.weights:
+            if weight.grad is not None:
+                weight.grad.mul_(scale)
+        norm = clip(self.weights, self.recipe.optimizer.clip)
+        factor = plan.factor(step)
+        set_rates(self.optimizers, factor)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.objective.after_step((step + 1) / plan.stop)
+        means = {name: value / summed["count"] for name, value in summed.items() if name != "count"}
+        return {**means, "grad_norm": float(norm), "rate": self.recipe.optimizer.rate * factor}
+
+    def _not_finite(self, step: int, losses: Losses, draw: Draw) -> None:
+        rows = draw.rows
+        if "example_loss" in losses:
+            rows = rows[~torch.isfinite(losses["example_loss"]).to(rows.device)]
+        raise UserError(
+            f"the loss is not finite at step {step}, rows {rows[:8].tolist()}{' ...' if len(rows) > 8 else ''}; "
+            "the last checkpoint is as it was: try a lower --rate, or --precision float32, and look at these rows"
+        )
+
+    def time_steps(self, plan: Plan, count: int = 20, skip: int = 3) -> float:
+        """Seconds a step takes, from a few that are undone afterwards."""
+        before = deepcopy(self.state())
+        count = min(count, max(self.order.steps_per_epoch, skip + 1))
+        started = 0.0
+        for number, parts in enumerate(self.read(0, count)):
+            if number == skip:
+                started = time.perf_counter()
+            self.step(number, parts, plan)
+        seconds = (time.perf_counter() - started) / (count - skip)
+        self.load(before)
+        return seconds
+
+    def run(
+        self, plan: Plan, start: int, run: Run, held_out: Reader | None, progress: Progress, deadline: float
+    ) -> None:
+        """Train from `start` to the end of the plan; log, validate and save on the way.
+
+        Args:
+            plan: steps and rates; it is cut once when the first quarter shows an overrun of more than 15 %.
+            start: first step to do.
+            run: where everything is written.
+            held_out: rows to validate on.
+            progress: shows how far it is.
+            deadline: seconds that the steps may take; infinite without a budget in minutes.
+
+        Raises:
+            Stopped: a signal came; the run has saved itself.
+            UserError: the loss is not finite, or the disk is full.
+        """
+        watch, main = self.recipe.watch, self.runtime.main
+        often = max((plan.stop - plan.start) // 10, 1)
+        check, save = watch.check_every or often, watch.save_every or often
+        keep = {plan.flat_until} if plan.schedule == "trapezoid" else set()
+        quarter = start + max((plan.stop - start) // 4, 1)
+        waited = worked = 0.0
+        with signals() as caught:
+            asked = time.perf_counter()
+            for step, parts in enumerate(self.read(start, plan.stop), start):
+                got = time.perf_counter()
+                metrics = self.step(step, parts, plan)
+                waited, worked = waited + got - asked, worked + time.perf_counter() - asked
+                done, pace = step + 1, worked / (step + 1 - start)
+                stop = bool(self.runtime.total(torch.tensor(len(caught), device=self.runtime.device)))
+                late = bool(self.runtime.same(done == quarter and pace * (plan.stop - start) > 1.15 * deadline))
+                if late:
+                    plan = replace(plan, stop=max(start + int(deadline / pace), done + 1))
+                    if main:
+                        run.update({"plan": asdict(plan), "replanned_at": done})
+                last = done >= plan.stop
+                line = {"samples_per_s": self.order.batch / pace, "wait": waited / worked}
+                progress.step(done, plan.stop, metrics["loss"], line["samples_per_s"], line["wait"], pace)
+                if main and (done % watch.log_every == 0 or last or done == 1):
+                    run.log("metrics.jsonl", {"step": done, **metrics, **line})
+                if held_out is not None and (done % check == 0 or last):
+                    found = validate(self.objective, held_out, self.recipe, self.runtime, watch.held_out_rows)
+                    if main:
+                        line = {"task": "pretext", "representation": "run", "split": "held-out", "step": done}
+                        line |= {"metric": "loss", "mean": found["loss"], "chance": found["trivial"]}
+                        run.log("evals.jsonl", {**line, **found})
+                if main and (done % save == 0 or last or stop or late or done in keep):
+                    run.save(done, {**self.state(), "plan": asdict(plan)}, keep, watch.keep_every)
+                    run.save_model(self.objective)
+                if last:
+                    return
+                if stop:
+                    raise Stopped(f"stopped at step {done} of {plan.stop}; go on with selfsup resume {run.folder}")
+                asked = time.perf_counter()

@@ -1,0 +1,176 @@
+"""The contract of an objective, and how names become modules and recipes."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from selfsup.data.draw import Draw
+from selfsup.data.facts import Facts
+from selfsup.data.reader import Batch, Reader
+from selfsup.encoder import Encoder
+from selfsup.errors import UserError, nearest
+from selfsup.predictor import Predictor
+from selfsup.recipes import FLAG, Budget, Recipe, complaint, section, sections
+
+Losses = dict[str, Tensor]
+FOLDER = Path(__file__).parent / "objectives"
+
+
+class Objective(nn.Module, ABC):
+    """One way for data to supervise itself: all hiding and all learning.
+
+    Attributes:
+        couples_rows: the loss compares rows, so a batch cannot be split into micro-batches.
+    """
+
+    couples_rows: bool
+
+    @abstractmethod
+    def views(self, batch: Batch, draw: Draw) -> Batch:
+        """What the network is shown: hidden, cropped, masked or shuffled, on the device; pure, without weights."""
+
+    @abstractmethod
+    def forward(self, batch: Batch, draw: Draw, views: Batch | None = None) -> Losses:
+        """The losses of a raw batch, the only entry point in training.
+
+        Returns:
+            `loss`, the scalar mean; `count`, the number of terms it is the mean of; `trivial`, the loss of knowing
+            nothing; named scalar metrics; and where rows have them `example_loss` (B,) and `example_correct` (B,).
+        """
+
+    @abstractmethod
+    def encoders(self) -> Mapping[str, Encoder]:
+        """What survives training, by kind of input; the first is the default. Wraps the live modules."""
+
+    def predictor(self) -> Predictor | None:
+        """The head that generates, fills in or reconstructs, if the objective has a use of its own."""
+        return None
+
+    def after_step(self, progress: float) -> None:
+        """Called after each step with steps done / planned; what `forward` needs of it is kept in buffers."""
+
+    def pictures(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
+        """Pictures worth a look, each (B, C, H, W) in [0, 1] by title: the views, where they are pictures."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Need:
+    """An encoder that an objective asks for.
+
+    Attributes:
+        family: `image` (a timm network) or `decoder` (a causal transformer).
+        context: tokens that a text network must be able to read.
+    """
+
+    family: str
+    context: int | None = None
+
+
+class ObjectiveModule(Protocol):
+    """What a file in `objectives/` holds, beside the `Objective` itself."""
+
+    Config: type
+
+    def backbones(self, config: object, facts: Facts) -> dict[str, Need]:
+        """The encoders it needs, by name; raises `UserError` for what it refuses."""
+        ...
+
+    def reader(self, config: object, store: object) -> Reader:
+        """The reader over a store."""
+        ...
+
+    def build(self, config: object, facts: Facts, encoders: Mapping[str, Encoder]) -> Objective:
+        """The objective around given encoders."""
+        ...
+
+    def recipe(self) -> Recipe:
+        """The measured default setting."""
+        ...
+
+    def tiny(self) -> Recipe:
+        """The same code with small numbers, for tests."""
+        ...
+
+
+def objective_names() -> dict[str, str]:
+    """Name -> first line of the docstring, read from the files without importing them."""
+    found = {}
+    for file in sorted(FOLDER.glob("*.py")):
+        if not file.stem.startswith("_"):
+            doc = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+            found[file.stem] = doc.split("\n", 1)[0]
+    return found
+
+
+def load_objective(name: str) -> ObjectiveModule:
+    """The module of an objective: a name in `objectives/`, or a path to a Python file.
+
+    Raises:
+        UserError: there is none, or a file of the user's is no Python or lacks a part of the contract.
+    """
+    if not name.endswith(".py"):
+        known = objective_names()
+        if name not in known:
+            raise UserError(f"no objective {name!r}; {nearest(name, known)}, or a path to a .py file of yours")
+        return cast("ObjectiveModule", importlib.import_module(f"selfsup.objectives.{name}"))
+    path = Path(name).resolve()
+    if not path.is_file():
+        raise UserError(f"{name}: no such file; allowed: {', '.join(objective_names())}, or a path to a .py file")
+    full_name = f"selfsup_objective_{path.stem}"
+    spec = importlib.util.spec_from_file_location(full_name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[full_name] = module  # dataclasses and pickled readers look their module up there
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise UserError(f"{name} is no valid Python: line {error.lineno}: {error.msg}") from error
+    missing = {"Config", "backbones", "reader", "build", "recipe", "tiny"} - vars(module).keys()
+    if missing:
+        raise UserError(f"{name} lacks {', '.join(sorted(missing))}; see docs/add-an-objective.md")
+    return cast("ObjectiveModule", module)
+
+
+def recipe(name: str, **settings: object) -> Recipe:
+    """The recipe of an objective with some settings of your own.
+
+    Args:
+        name: an objective, or a path to a file of yours.
+        settings: any flag of `selfsup train NAME`, with underscores, such as `data="photos/", minutes=16, rate=1e-3`.
+
+    Raises:
+        UserError: an unknown setting, or a value that is not allowed.
+    """
+    default = load_objective(name).recipe()
+    flags = {
+        FLAG.get(field.name, field.name): part for part, value in sections(default).items() for field in fields(value)
+    }
+    top = {"seed": default.seed, "precision": default.precision}
+    for given in settings:
+        if given not in flags and given not in top:
+            raise UserError(f"{name} has no setting {given!r}; {nearest(given, {*flags, *top})}")
+    fieldnames = {flag: field for field, flag in FLAG.items()}
+    built: dict[str, Any] = {}
+    for part, value in sections(default).items():
+        asked = {
+            fieldnames.get(key, key): value for key, value in settings.items() if key in flags and flags[key] == part
+        }
+        base = {} if part == "budget" and asked else asdict(value)
+        built[part] = section(Budget if part == "budget" else type(value), {**base, **asked})
+    built |= {key: settings.get(key, value) for key, value in top.items()}
+    try:
+        return Recipe(objective=name, **built)
+    except ValidationError as error:
+        raise UserError(complaint(error, Recipe)) from error

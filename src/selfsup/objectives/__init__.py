@@ -1,0 +1,1 @@
+"""One page per objective; the name of the file is the name of the objective."""

@@ -1,0 +1,1 @@
+"""Formulas: tensors in, tensor out."""

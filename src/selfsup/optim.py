@@ -1,0 +1,157 @@
+"""Optimizers, and the plan that their rates follow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The steps of a run and the rate in each: warm-up, then a cosine, a line, or a plateau that ends in a line.
+
+    Attributes:
+        start: step at which this plan begins; above 0 for a run that was given more.
+        stop: step before which it ends.
+        warmup: steps in which the rate rises from 0.
+        cooldown: steps in which a trapezoid falls to 0.
+        schedule: shape of the fall.
+    """
+
+    start: int
+    stop: int
+    warmup: int
+    cooldown: int
+    schedule: Literal["cosine", "linear", "trapezoid"]
+
+    def factor(self, step: int) -> float:
+        """Rate of a step as a share of the peak."""
+        done, total = step - self.start, self.stop - self.start
+        if done < self.warmup:
+            return (done + 1) / self.warmup
+        if self.schedule == "trapezoid":
+            return min(1.0, (total - done) / max(self.cooldown, 1))
+        falling = (done - self.warmup) / max(total - self.warmup, 1)
+        return 1 - falling if self.schedule == "linear" else (1 + math.cos(math.pi * falling)) / 2
+
+    @property
+    def flat_until(self) -> int:
+        """Step at which a trapezoid begins to fall."""
+        return self.stop - self.cooldown
+
+
+class Lars(torch.optim.Optimizer):
+    """SGD with momentum whose step is scaled to the norm of each matrix (You, Gitman, Ginsburg 2017, algorithm 1)."""
+
+    def __init__(self, groups: Iterable[dict], momentum: float, trust: float = 1e-3) -> None:
+        super().__init__(groups, {"lr": 0.0, "weight_decay": 0.0, "momentum": momentum, "trust": trust})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Change every weight that has a gradient."""
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                change = weight.grad.add(weight, alpha=group["weight_decay"])
+                if weight.ndim > 1:
+                    norm, size = weight.norm(), change.norm()
+                    ratio = torch.where((norm > 0) & (size > 0), group["trust"] * norm / size, torch.ones_like(norm))
+                    change = change * ratio
+                state = self.state[weight]
+                if not state:
+                    state["momentum"] = torch.zeros_like(weight)
+                state["momentum"].mul_(group["momentum"]).add_(change)
+                weight.add_(state["momentum"], alpha=-group["lr"])
+
+
+def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
+    """The nearest semi-orthogonal matrix, nearly: quintic Newton-Schulz iteration (Jordan et al. 2024, "Muon").
+
+    Args:
+        matrix: (rows, columns).
+        steps: iterations; after five all singular values lie between about 0.7 and 1.2.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    x = x / (x.norm() + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.T if matrix.shape[0] > matrix.shape[1] else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, orthogonalized: for hidden matrices and convolutions (as matrices of out x rest).
+
+    Jordan et al. 2024; the step is scaled by sqrt(max(1, rows / columns)), Nesterov momentum.
+    """
+
+    def __init__(self, groups: Iterable[dict], momentum: float) -> None:
+        super().__init__(groups, {"lr": 0.0, "weight_decay": 0.0, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Change every weight that has a gradient."""
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                state = self.state[weight]
+                if not state:
+                    state["momentum"] = torch.zeros_like(weight)
+                average = state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
+                direction = weight.grad.lerp(average, group["momentum"]).flatten(1)
+                rows, columns = direction.shape
+                change = orthogonal(direction).view_as(weight) * max(1, rows / columns) ** 0.5
+                weight.mul_(1 - group["lr"] * group["weight_decay"]).add_(change, alpha=-group["lr"])
+
+
+def _hidden_matrices(module: nn.Module) -> set[int]:
+    """Ids of the weights that map hidden states to hidden states: no vectors, no embeddings, nothing tied to one."""
+    tables = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
+    matrices = {id(weight) for weight in module.parameters() if weight.ndim in (2, 4)}
+    return matrices - tables
+
+
+def make_optimizers(
+    module: nn.Module,
+    name: Literal["adamw", "sgd", "lars", "muon"],
+    rate: float,
+    matrix_rate: float,
+    decay: float,
+    momentum: float,
+    betas: tuple[float, float],
+) -> list[torch.optim.Optimizer]:
+    """The optimizers of a module's trainable weights; vectors (norms, biases) are never decayed.
+
+    Each group holds its peak rate as `peak`, for `set_rates`.
+    """
+    weights = [weight for weight in module.parameters() if weight.requires_grad]
+    hidden = _hidden_matrices(module) if name == "muon" else set()
+
+    def groups(chosen: list[nn.Parameter], peak: float) -> list[dict]:
+        split = [([w for w in chosen if w.ndim > 1], decay), ([w for w in chosen if w.ndim <= 1], 0.0)]
+        return [{"params": part, "weight_decay": d, "peak": peak, "lr": peak} for part, d in split if part]
+
+    rest = groups([weight for weight in weights if id(weight) not in hidden], rate)
+    if name == "sgd":
+        return [torch.optim.SGD(rest, lr=rate, momentum=momentum)]
+    if name == "lars":
+        return [Lars(rest, momentum)]
+    found: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, lr=rate, betas=betas, fused=True)] if rest else []
+    if hidden:
+        found.append(Muon(groups([weight for weight in weights if id(weight) in hidden], matrix_rate), momentum))
+    return found
+
+
+def set_rates(optimizers: list[torch.optim.Optimizer], factor: float) -> None:
+    """Set every group to a share of its peak rate."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * factor

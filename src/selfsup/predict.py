@@ -1,0 +1,138 @@
+"""What a finished run is used for: continue a text, turn samples into vectors."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from selfsup.data.part import cell_name
+from selfsup.data.pixels import probe_sizes
+from selfsup.data.source import Data, open_source
+from selfsup.encoder import ABOUT, load_encoder
+from selfsup.errors import UserError
+from selfsup.image_encoder import ImageEncoder
+from selfsup.predictor import Generator
+from selfsup.prepare import open_part
+from selfsup.progress import Progress
+from selfsup.recipes import ImageData
+
+EMBEDDINGS = (".npy", ".parquet")
+
+
+def load_generator(place: str | os.PathLike) -> Generator:
+    """The head of a language model, from a run or from a folder that it was exported to.
+
+    Raises:
+        UserError: there is none.
+    """
+    folder = Path(place)
+    inside = folder / "model" / "generate" if (folder / "run.json").exists() else folder
+    about = inside / ABOUT
+    if not about.exists() or json.loads(about.read_text()).get("predictor") != Generator.kind:
+        raise UserError(
+            f"{folder} holds nothing that generates text; a run of causal_lm does, after its first checkpoint"
+        )
+    return Generator.load(inside)
+
+
+def generate(
+    place: str | os.PathLike,
+    prompt: str = "",
+    tokens: int = 200,
+    temperature: float = 0.8,
+    top_k: int = 50,
+    seed: int = 0,
+) -> Iterator[str]:
+    """Pieces of text that continue the prompt, as they come.
+
+    Args:
+        place: a run of a language model.
+        prompt: what to continue.
+        tokens: most tokens to make.
+        temperature: 0 for the likeliest continuation, 1 for the model's own probabilities.
+        top_k: candidates at each step; 0 for all.
+        seed: of the choice among them.
+    """
+    if temperature < 0 or tokens < 1 or top_k < 0:
+        raise UserError(
+            f"--temperature {temperature} --tokens {tokens} --top-k {top_k}: none may be negative, tokens not 0"
+        )
+    generator = load_generator(place)
+    ids: list[int] = []
+    shown = ""
+    for token in generator.stream(prompt, tokens, temperature, top_k, seed):
+        ids.append(token)
+        text = str(generator.tokenizer.decode(ids))
+        if not text.endswith("\N{REPLACEMENT CHARACTER}"):  # half a character: wait for its other bytes
+            yield text[len(shown) :]
+            shown = text
+
+
+def embed(
+    place: str | os.PathLike,
+    data: Data,
+    out: str | os.PathLike,
+    columns: dict[str, str] | None = None,
+    quiet: bool = False,
+) -> Path:
+    """Write one vector for each row of the data, all parts in order: `.npy`, or `.parquet` with names and labels.
+
+    Args:
+        place: a run, an exported folder, or a hub id.
+        data: what to embed.
+        out: file to write.
+        columns: meaning -> name of the user's column.
+        quiet: no progress on the terminal.
+    """
+    file = Path(out)
+    if file.suffix not in EMBEDDINGS:
+        raise UserError(f"--out {file}: allowed endings are {', '.join(EMBEDDINGS)}")
+    encoder, progress = load_encoder(place), Progress(not quiet)
+    source = open_source(data, columns)
+    source.require(encoder.kind)
+    vectors, names, parts = [], [], []
+    for name, part in source.parts.items():
+        if isinstance(encoder, ImageEncoder):
+            settings = ImageData(source=source.name)
+            # As in training: not larger than the pictures are, so that they are magnified once, by the encoder.
+            resolution = max(min(round(encoder.about.size * 1.15), probe_sizes(part.table)), 8)
+            found = encoder.encode(open_part(part, resolution, settings, progress))
+        else:
+            texts = [_whole(cell) for cell in part.table["text"]]
+            found = encoder.encode(texts)
+        vectors.append(found.numpy())
+        names += [cell_name(part.table, row) for row in range(len(part))]
+        parts += [name] * len(part)
+    matrix = np.concatenate(vectors)
+    fresh = file.with_name(file.name + ".new")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.suffix == ".npy":
+            with open(fresh, "wb") as target:
+                np.save(target, matrix)
+        else:
+            import pyarrow as pa
+            import pyarrow.parquet as pq
+
+            flat = pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), matrix.shape[1])
+            pq.write_table(pa.table({"name": names, "part": parts, "vector": flat}), fresh)
+        os.replace(fresh, file)
+    except OSError as error:
+        if fresh.exists():
+            fresh.unlink()
+        raise UserError(f"cannot write {file}: {error.strerror}") from error
+    return file
+
+
+def _whole(cell: object) -> str:
+    """The text of a cell: a string, or the content of a file."""
+    if isinstance(cell, dict):
+        try:
+            return Path(cell["path"]).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{cell['path']} is not UTF-8 (byte {error.start}); convert it first") from error
+    return "" if cell is None else str(cell)

@@ -1,0 +1,104 @@
+"""From what a user has to what can be trained on: the source opened, prepared, split, and known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from selfsup.data.facts import Facts, ImageFacts, TextFacts
+from selfsup.data.part import Part, label_column
+from selfsup.data.pixels import PixelStore, open_pixels, probe_sizes
+from selfsup.data.source import Data, Source, open_source
+from selfsup.data.store import cache_root
+from selfsup.data.tokenizer import end_id
+from selfsup.data.tokens import TokenStore, open_tokens
+from selfsup.errors import UserError
+from selfsup.progress import Progress
+from selfsup.recipes import ImageData, TextData
+
+Store = PixelStore | TokenStore
+HELD_OUT = 20  # one picture in so many, by its content
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A source made ready: what to train on, what is held out, and what is known of it."""
+
+    train: Store
+    held_out: Store | None
+    facts: Facts
+
+
+def columns_of(pairs: tuple[str, ...]) -> dict[str, str]:
+    """`meaning=name` pairs as a dictionary."""
+    for pair in pairs:
+        if "=" not in pair:
+            raise UserError(f"--columns {pair}: allowed are pairs MEANING=NAME, such as image=photo")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def edge_for(median: int, gpu: bool) -> int:
+    """Edge of the pictures that the network sees, in pixels, for pictures of this median edge."""
+    if median <= 64:
+        return max(16, -(-median // 8) * 8)
+    return min(median // 32 * 32, 224 if gpu else 96)
+
+
+def open_part(
+    part: Part, resolution: int, data: ImageData, progress: Progress, channels: int | None = None
+) -> PixelStore:
+    """The prepared pictures of one part of a source, with its labels where it has some; see `open_pixels`."""
+    root, budget = cache_root(data.cache), int(data.cache_gb * 1e9)
+    labels = label_column(part.table)
+    return open_pixels(part.table, part.identity, resolution, root, budget, progress.part, labels, channels)
+
+
+def prepare_pictures(source: Source, data: ImageData, gpu: bool, progress: Progress) -> Prepared:
+    """The pictures of a source, one in twenty held out where the user made no such part."""
+    source.require("image")
+    part = source.parts["train"]
+    median = probe_sizes(part.table)
+    size = data.pixels or edge_for(median, gpu)
+    resolution = max(min(round(size * 1.15), median), 8)  # a margin, so that crops are seldom magnified
+
+    train = open_part(part, resolution, data, progress)
+    own = next((source.parts[name] for name in ("valid", "test") if name in source.parts), None)
+    if own:
+        held_out: PixelStore | None = open_part(own, resolution, data, progress, train.channels)
+    else:
+        chosen = train.digests % HELD_OUT == 0
+        held_out = train.subset(np.flatnonzero(chosen)) if chosen.any() and not chosen.all() else None
+        train = train.subset(np.flatnonzero(~chosen)) if held_out else train
+    mean, sd = train.moments()
+    facts = ImageFacts(rows=len(train), channels=train.channels, resolution=resolution, size=size, mean=mean, sd=sd)
+    return Prepared(train, held_out, facts)
+
+
+def prepare_text(source: Source, data: TextData, progress: Progress) -> Prepared:
+    """The text of a source as tokens; see `open_tokens` for what is held out."""
+    source.require("text")
+    own = next((source.parts[name] for name in ("valid", "test") if name in source.parts), None)
+    train, held_out = open_tokens(
+        source.parts["train"], own, data.tokenizer, data.vocabulary, cache_root(data.cache), progress.part
+    )
+    facts = TextFacts(
+        rows=len(train.offsets) - 1, tokens=len(train), vocabulary=len(train.tokenizer), tokenizer=data.tokenizer,
+        end=end_id(train.tokenizer),
+    )  # fmt: skip
+    return Prepared(train, held_out if len(held_out) > 1 else None, facts)
+
+
+def prepare(settings: ImageData | TextData, data: Data | None, gpu: bool, progress: Progress) -> Prepared:
+    """Open and prepare what a recipe learns from.
+
+    Args:
+        settings: name the source and how it is prepared.
+        data: objects given in Python, in place of the name.
+        gpu: whether pictures may be large.
+        progress: shows the work.
+    """
+    source = open_source(settings.source if data is None else data, columns_of(settings.columns), settings.cache)
+    if isinstance(settings, ImageData):
+        return prepare_pictures(source, settings, gpu, progress)
+    return prepare_text(source, settings, progress)

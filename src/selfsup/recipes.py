@@ -1,0 +1,266 @@
+"""What a run is: frozen, validated settings that survive JSON. Functions build them, flags override them."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import os
+import textwrap
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as validated
+
+from selfsup.errors import UserError, nearest
+
+STRICT = ConfigDict(extra="forbid")
+Section = TypeVar("Section")
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(gt=0)]
+Size = Literal["nano", "tiny", "small", "base"]
+
+
+@validated(frozen=True, kw_only=True, config=STRICT)
+class ImageData:
+    """Pictures and how they are prepared."""
+
+    source: Annotated[str, tyro.conf.arg(name="data")]
+    """What to learn from: a folder, a file, sample:NAME or hf:ID."""
+    columns: tuple[str, ...] = ()
+    """Columns of yours by meaning, such as image=photo label=species."""
+    pixels: Count | None = None
+    """Edge of the picture that the network sees, in pixels; from the pictures and the device when not given."""
+    cache: str | None = None
+    """Folder for prepared data; else $SELFSUP_CACHE, else ~/.cache/selfsup."""
+    cache_gb: Annotated[float, Field(ge=0)] = 20.0
+    """Prepared pictures beyond this are decoded again whenever they are needed."""
+    workers: Annotated[int, Field(ge=0)] | None = None
+    """Processes that read ahead; chosen from where the pictures lie when not given."""
+
+
+@validated(frozen=True, kw_only=True, config=STRICT)
+class TextData:
+    """Text and how it is prepared."""
+
+    source: Annotated[str, tyro.conf.arg(name="data")]
+    """What to learn from: a text file, a folder, a table, sample:NAME or hf:ID."""
+    columns: tuple[str, ...] = ()
+    """Columns of yours by meaning, such as text=body."""
+    tokenizer: str = "bpe"
+    """`byte`, `char` or `bpe` made from the data; or a folder, run or hub id that has one."""
+    vocabulary: Count | None = None
+    """Number of ids of a bpe tokenizer; about the square root of the bytes of text when not given."""
+    cache: str | None = None
+    """Folder for prepared data; else $SELFSUP_CACHE, else ~/.cache/selfsup."""
+    workers: Annotated[int, Field(ge=0)] | None = None
+    """Processes that read ahead; none when not given, because windows are cheap to read."""
+
+
+@validated(frozen=True, kw_only=True, config=STRICT)
+class ImageBackbone:
+    """The picture encoder."""
+
+    size: Size | None = None
+    """How large a network: chosen from budget and device when not given."""
+    network: str | None = None
+    """A timm network by name, in place of the dial."""
+    init: str | None = None
+    """Start from these weights: a run, a folder, or hf:ID / timm name of a pretrained network."""
+
+
+@validated(frozen=True, kw_only=True, config=STRICT)
+class TextBackbone:
+    """The text network."""
+
+    size: Size | None = None
+    """How large a network: chosen from budget and device when not given."""
+    layers: Count | None = None
+    """Number of blocks, in place of the dial's."""
+    heads: Count | None = None
+    """Attention heads, in place of the dial's."""
+    width: Count | None = None
+    """Width of the residual stream, in place of the dial's."""
+    dropout: Share = 0.0
+    """Dropout in the network; none is the better default when pretraining passes over its data a few times."""
+    init: str | None = None
+    """Start from these weights: a run, a folder, or hf:ID."""
+
+
+@validated(frozen=True, kw_only=True, config=STRICT)
+class Optimizer:
+    """How weights are changed."""
+
+    batch: Count = 256
+    """Rows in a step, over all processes."""
+    micro: Count = 1
+    """Parts that a process splits its share of the batch into, to save memory; refused where rows are compared."""
+    optimizer: Literal["adamw", "sgd", "lars", "muon"] = "adamw"
+    """Muon is for hidden matrices, the rest goes to AdamW."""
+    rate: Annotated[float, Field(gt=0)] = 1e-3
+    """Peak learning rate, as it is: no rule scales it by the batch."""
+    matrix_rate: Annotated[float, Field(gt=0)] = 0.02
+    """Peak rate of the matrices that Muon changes."""
+    decay: Annotated[float, Field(ge=0)] = 0.05
+    """Weight decay; never on norms, biases and other vectors."""
+    momentum: Share = 0.9
+    """Momentum of SGD, LARS and Muon."""
+    betas: tuple[Share, Share] = (0.9, 0.95)
+    """Decay of AdamW's two averages."""
+    warmup: Share = 0.1
+    """Share of the steps in which the rate rises from 0."""
+    schedule: Literal["cosine", "linear", "trapezoid"] = "cosine"
+    """How the rate falls after that; a trapezoid stays flat until the cool-down and can be extended exactly."""
+    cooldown: Share = 0.2
+    """Share of the steps in which a trapezoid falls."""
+    clip: Annotated[float, Field(ge=0)] = 1.0
+    """Largest norm of the gradient; 0 for any."""
+
+
+@validated(frozen=True, kw_only=True, config=STRICT)
+class Budget:
+    """How long to train: exactly one of the three."""
+
+    steps: Count | None = None
+    """Number of steps."""
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    """Number of passes over the training rows."""
+    minutes: Annotated[float, Field(gt=0)] | None = None
+    """Minutes of training; a few steps are timed and undone, and the planned steps written down."""
+
+    def __post_init__(self) -> None:
+        """Refuse none and two."""
+        given = [field.name for field in fields(self) if asdict(self)[field.name] is not None]
+        if len(given) != 1:
+            named = ", ".join(map(flag_of, given)) or "none"
+            raise ValueError(f"give exactly one of --steps, --epochs, --minutes; given: {named}")
+
+
+@validated(frozen=True, kw_only=True, config=STRICT)
+class Watch:
+    """What is written while a run goes on."""
+
+    log_every: Count = 10
+    """Steps between two lines of metrics.jsonl."""
+    check_every: Count | None = None
+    """Steps between held-out losses; a tenth of the run when not given."""
+    save_every: Count | None = None
+    """Steps between checkpoints; a tenth of the run when not given."""
+    keep_every: Count | None = None
+    """Keep every checkpoint at a multiple of this many steps, beside the last two."""
+    held_out_rows: Count = 2048
+    """At most so many held-out rows are scored during training."""
+
+
+@validated(frozen=True, kw_only=True, config=STRICT)
+class Recipe:
+    """A run: everything that its result depends on, hardware aside."""
+
+    objective: str
+    """Name of a file in `objectives/`, or a path to one of yours."""
+    config: Any
+    """The objective's own settings: its `Config`."""
+    data: ImageData | TextData
+    backbone: ImageBackbone | TextBackbone
+    optimizer: Optimizer
+    budget: Budget
+    watch: Watch = Field(default_factory=Watch)
+    seed: int = 0
+    """Seed of everything random."""
+    precision: Literal["float32", "bfloat16"] | None = None
+    """Of the network's arithmetic; bfloat16 where the device is fast with it, when not given."""
+
+
+SECTIONS = ("config", "data", "backbone", "optimizer", "budget", "watch")
+FLAG = {"source": "data"}  # fields whose flag has another name
+
+
+def flag_of(field: str) -> str:
+    """The command-line flag of a field."""
+    return "--" + FLAG.get(field, field).replace("_", "-")
+
+
+def spoken(reason: str) -> str:
+    """What pydantic found, in the words of the house."""
+    return reason.removeprefix("Value error, ").replace("Input should be", "allowed is")
+
+
+def complaint(error: ValidationError, owner: type) -> str:
+    """One line for what pydantic found: the flag, what was given and what is allowed."""
+    first = error.errors(include_url=False)[0]
+    where = [str(step) for step in first["loc"] if isinstance(step, str)]
+    name = next(
+        (step for step in reversed(where) if step in {f.name for f in fields(owner)}), where[-1] if where else ""
+    )
+    reason = spoken(first["msg"])
+    if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"{flag_of(name)} is no setting of {owner.__name__}; {nearest(name, (f.name for f in fields(owner)))}"
+    if not where:
+        return reason
+    return f"{flag_of(name)} {first['input']}: {reason}"
+
+
+def section(kind: type[Section], values: Mapping[str, object]) -> Section:
+    """A section of a recipe from plain values, strictly: no text for a number, no unknown name.
+
+    Raises:
+        UserError: a value is not allowed.
+    """
+    try:
+        plain = json.dumps(values, default=os.fspath)
+    except TypeError as error:
+        raise UserError(
+            f"{kind.__name__}: {error}; a recipe holds plain values, data goes to train(..., data=)"
+        ) from error
+    try:
+        return TypeAdapter(kind).validate_json(plain, strict=True)
+    except ValidationError as error:
+        raise UserError(complaint(error, kind)) from error
+
+
+def to_json(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as plain values, without class paths."""
+    return {
+        "objective": recipe.objective,
+        **{name: asdict(value) for name, value in sections(recipe).items()},
+        "seed": recipe.seed,
+        "precision": recipe.precision,
+    }
+
+
+def sections(recipe: Recipe) -> dict[str, Any]:
+    """The sections of a recipe by name."""
+    return {
+        "config": recipe.config,
+        "data": recipe.data,
+        "backbone": recipe.backbone,
+        "optimizer": recipe.optimizer,
+        "budget": recipe.budget,
+        "watch": recipe.watch,
+    }
+
+
+def from_json(values: Mapping[str, Any], default: Recipe) -> Recipe:
+    """The recipe in plain values; `default`, the objective's own, tells the types of the sections."""
+    kinds = {name: type(value) for name, value in sections(default).items()}
+    unknown = set(values) - {*kinds, "objective", "seed", "precision"}
+    if unknown:
+        name = min(unknown)
+        raise UserError(f"{name!r} is no part of a recipe; {nearest(name, (*kinds, 'objective', 'seed', 'precision'))}")
+    built = {name: section(kind, values[name]) for name, kind in kinds.items()}
+    return Recipe(objective=values["objective"], seed=values["seed"], precision=values["precision"], **built)
+
+
+def setting_help(owner: type) -> dict[str, str]:
+    """The text below each field of a section, which is also what `--help` shows."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0]
+    assert isinstance(tree, ast.ClassDef)
+    found = {}
+    for field, below in zip(tree.body, tree.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
+            assert isinstance(below.value, ast.Constant)
+            found[field.target.id] = inspect.cleandoc(str(below.value.value))
+    return found

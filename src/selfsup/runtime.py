@@ -1,0 +1,144 @@
+"""Processes, devices and precision: the only file that knows accelerate."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import signal
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import Tensor, nn
+
+from selfsup.errors import UserError
+from selfsup.nn.norm import over_all_processes
+
+
+def fast_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 in hardware."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
+class Runtime:
+    """Where a run runs. Started by `accelerate launch` or `torchrun` it is one of several processes.
+
+    Attributes:
+        device: of this process.
+        rank, world: number of this process, and how many there are.
+        precision: of the network's arithmetic, `float32` or `bfloat16`.
+    """
+
+    def __init__(self, precision: str | None = None) -> None:
+        plain = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
+        self._accelerator = Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[plain])
+        self.device: torch.device = self._accelerator.device
+        self.rank, self.world = self._accelerator.process_index, self._accelerator.num_processes
+        self.precision = precision or ("bfloat16" if fast_bfloat16(self.device) else "float32")
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes the files."""
+        return self.rank == 0
+
+    def wrap(self, objective: nn.Module) -> nn.Module:
+        """The objective on its device, and under data parallelism where there are several processes."""
+        if self.world > 1:
+            over_all_processes(objective)
+        objective.to(self.device)
+        return self._accelerator.prepare_model(objective) if self.world > 1 else objective
+
+    def autocast(self) -> AbstractContextManager:
+        """The context in which the network runs in its precision."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+
+    def total(self, values: Tensor) -> Tensor:
+        """Sum of a tensor over all processes, without gradients."""
+        return self._accelerator.reduce(values, "sum") if self.world > 1 else values  # type: ignore[return-value]
+
+    def wait(self) -> None:
+        """Wait until all processes are here."""
+        self._accelerator.wait_for_everyone()
+
+    def same(self, value: object) -> object:
+        """The main process's value, on all processes."""
+        if self.world == 1:
+            return value
+        from accelerate.utils import broadcast_object_list
+
+        return broadcast_object_list([value])[0]
+
+    def move(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A batch on the device."""
+        return {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
+
+    def end(self) -> None:
+        """Leave the process group."""
+        self._accelerator.end_training()
+
+    def hardware(self) -> dict[str, object]:
+        """What this machine is, for `run.json`."""
+        gpu = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else None
+        return {
+            "device": gpu or platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "processes": self.world,
+            "precision": self.precision,
+        }
+
+    def peak_memory(self) -> dict[str, float]:
+        """Largest memory so far in MB: of the process, mapped pages included, and of the device."""
+        found = {"process_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+        if self.device.type == "cuda":
+            found["device_mb"] = torch.cuda.max_memory_allocated(self.device) / 2**20
+        return found
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Reseed torch's generator for a step, so that dropout falls alike whether or not the run was interrupted."""
+    torch.manual_seed((seed * 1_000_003 + step) * 1_009 + rank)
+
+
+def clip(weights: Iterable[Tensor], most: float) -> Tensor:
+    """Norm of the gradient, which is then cut to `most`; 0 for no cut.
+
+    Raises:
+        UserError: the norm is not a number.
+    """
+    norm = torch.nn.utils.clip_grad_norm_(weights, most or float("inf"))
+    if not torch.isfinite(norm):
+        raise UserError(f"the gradient is not finite ({float(norm)}); try a lower --rate or --precision float32")
+    return norm
+
+
+class Stopped(Exception):
+    """The run was asked to end, has saved itself and can be resumed."""
+
+
+@contextmanager
+def signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of dying of them; a second one kills as usual."""
+    caught: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        caught.append(number)
+        signal.signal(number, before[number])
+
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for number in before:
+            signal.signal(number, note)
+    except ValueError:  # not in the main thread: whoever owns it decides
+        before.clear()
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

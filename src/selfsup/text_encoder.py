@@ -1,0 +1,134 @@
+"""Encoders of text: transformers networks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils.logging import disable_progress_bar
+
+from selfsup.data.tokenizer import end_id
+from selfsup.encoder import ABOUT, Encoder, evaluating
+from selfsup.errors import UserError
+from selfsup.ops.pooling import masked_mean
+
+# size -> layers, heads, width
+SIZES = {"nano": (4, 4, 128), "tiny": (6, 6, 256 + 128), "small": (8, 8, 512), "base": (12, 12, 768)}
+
+
+class TextEncoder(Encoder):
+    """A transformers network with its tokenizer; the vector of a text is the mean of its last hidden states.
+
+    Attributes:
+        model: the network with the head it was pretrained with, where it has one.
+        tokenizer: of the network.
+        context: tokens that are read; the rest of a longer text is cut off.
+    """
+
+    kind = "text"
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, context: int) -> None:
+        self.model, self.tokenizer, self.context = model, tokenizer, context
+
+    @property
+    def module(self) -> nn.Module:  # type: ignore[override]
+        """The network without its head."""
+        return self.model.base_model
+
+    @classmethod
+    def create(
+        cls, tokenizer: PreTrainedTokenizerBase, context: int, layers: int, heads: int, width: int, dropout: float
+    ) -> TextEncoder:
+        """A GPT-2 with fresh weights from torch's generator.
+
+        Raises:
+            UserError: the width is no multiple of the heads.
+        """
+        if width % heads:
+            raise UserError(
+                f"--width {width} is no multiple of --heads {heads}; try --width {-(-width // heads) * heads}"
+            )
+        config = GPT2Config(
+            vocab_size=len(tokenizer), n_positions=context, n_embd=width, n_layer=layers, n_head=heads,
+            resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=dropout,
+            bos_token_id=end_id(tokenizer), eos_token_id=end_id(tokenizer),
+        )  # fmt: skip
+        return cls(AutoModelForCausalLM.from_config(config, attn_implementation="sdpa"), tokenizer, context)
+
+    @classmethod
+    def from_hub(cls, name: str, context: int | None = None) -> TextEncoder:
+        """A pretrained causal network: a folder, or `hf:` and a hub id, which uses the network.
+
+        Raises:
+            UserError: there is none, or it cannot be fetched.
+        """
+        place = name.removeprefix("hf:")
+        try:
+            model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(place)
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())[:140]
+            raise UserError(
+                f"{name} cannot be loaded ({reason}); check the id and the network, or give a folder"
+            ) from error
+        longest = int(model.config.max_position_embeddings)
+        if context is not None and context > longest:
+            raise UserError(f"--context {context} is more than {name} can read; the most is {longest}")
+        return cls(model, tokenizer, context or longest)
+
+    def _batches(self, samples: Sequence[str], batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """(B, L) ids and (B,) lengths of texts in order, padded with the end token; an empty text is one end token."""
+        end = end_id(self.tokenizer)
+        for start in range(0, len(samples), batch):
+            texts = list(samples[start : start + batch])
+            rows = self.tokenizer(texts, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+            cut = [ids[: self.context] or [end] for ids in rows]
+            length = torch.tensor([len(ids) for ids in cut])
+            padded = torch.full((len(cut), int(length.max())), end)
+            for row, ids in zip(padded, cut, strict=True):
+                row[: len(ids)] = torch.tensor(ids)
+            yield padded.to(self.device), length.to(self.device)
+
+    def _pooled(self, samples: Sequence[str], batch: int, pick: Callable[[Any], Sequence[Tensor]]) -> list[Tensor]:
+        """Mean over each text's own tokens of the hidden states that `pick` takes from the network's output."""
+        found: list[list[Tensor]] = []
+        with evaluating(self.module):
+            for ids, length in self._batches(samples, batch):
+                mask = torch.arange(ids.shape[1], device=ids.device) < length[:, None]
+                output = self.module(ids, attention_mask=mask.long(), output_hidden_states=True, use_cache=False)
+                found.append([masked_mean(states.float(), mask).cpu() for states in pick(output)])
+        return [torch.cat(parts) for parts in zip(*found, strict=True)]
+
+    def encode(self, samples: Sequence[str], batch: int = 64) -> Tensor:
+        """(N, D) float32 on the CPU."""
+        return self._pooled(samples, batch, lambda output: [output.last_hidden_state])[0]
+
+    def layers(self, samples: Sequence[str], batch: int = 64) -> list[Tensor]:
+        """(N, D) float32 on the CPU after each block."""
+        return self._pooled(samples, batch, lambda output: output.hidden_states[1:])
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that `AutoModel` and `AutoTokenizer` load."""
+        disable_progress_bar()  # a bar for one file of a few MB
+        cast(PreTrainedModel, self.model.base_model).save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        (folder / ABOUT).write_text(json.dumps({"encoder": "text", "context": self.context}, indent=2))
+
+    @classmethod
+    def load(cls, folder: Path) -> TextEncoder:
+        """The inverse of `save`."""
+        disable_progress_bar()
+        record = json.loads((folder / ABOUT).read_text())
+        return cls(AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder), record["context"])

@@ -1,0 +1,188 @@
+"""The verbs: typed functions that call the library and print what it returns."""
+
+from __future__ import annotations
+
+import json as json_format
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from selfsup.errors import UserError
+
+Positional = tyro.conf.Positional
+Json = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]  # off: nothing to say about it
+
+
+def _table(rows: list[dict[str, Any]]) -> None:
+    """Print results: a row for each task and metric, a column for each representation."""
+    from rich.console import Console
+    from rich.table import Table
+
+    names = list(dict.fromkeys(row["representation"] for row in rows))
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("task", "metric", *names, "chance", "data"):
+        table.add_column(heading, justify="right" if heading in (*names, "chance") else "left", no_wrap=True)
+    for task, metric in dict.fromkeys((row["task"], row["metric"]) for row in rows):
+        group = {row["representation"]: row for row in rows if (row["task"], row["metric"]) == (task, metric)}
+        first = next(iter(group.values()))
+        cells = [_number(group[name]["mean"], metric) if name in group else "" for name in names]
+        table.add_row(task, metric, *cells, _number(first["chance"], metric), f"{first['data']} ({first['split']})")
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def _number(value: float, metric: str) -> str:
+    """Accuracies in percent, everything else with four figures."""
+    return f"{100 * value:.1f} %" if "accuracy" in metric else f"{value:.4g}"
+
+
+def _show_results(rows: list[dict[str, Any]], json: bool) -> int:
+    if json:
+        print("\n".join(json_format.dumps(row) for row in rows))
+    else:
+        _table(rows)
+    return 0
+
+
+def show(run: Positional[str], json: Json = False) -> int:
+    """What a run is, or an objective: its recipe, its state, its scores.
+
+    Args:
+        run: folder of a run, or name of an objective.
+        json: print JSON.
+    """
+    from selfsup.objective import load_objective, objective_names
+    from selfsup.recipes import to_json
+    from selfsup.run import Run
+
+    if run in objective_names():
+        module = load_objective(run)
+        if json:
+            print(json_format.dumps(to_json(module.recipe()), indent=2))
+        else:
+            print((module.__doc__ or "").strip())
+            print("\nrecipe:\n" + json_format.dumps(to_json(module.recipe()), indent=2))
+        return 0
+    found = Run(run)
+    record = {**found.record, "step": found.step, "checkpoints": found.steps}
+    print(json_format.dumps(record, indent=2))
+    scores = [line for line in found.lines("evals.jsonl") if line["task"] != "pretext"]
+    if scores and not json:
+        _table(scores)
+    return 0
+
+
+def train(arguments: tuple[str, ...]) -> int:
+    """Learn from data without labels: selfsup train NAME --data ... --out ...
+
+    Args:
+        arguments: name of an objective, or a path to a .py file of yours, and the flags of its settings.
+    """
+    from selfsup.parse import training
+
+    recipe, out = training(arguments[0], list(arguments[1:]))
+    from selfsup.runtime import Stopped
+    from selfsup.training import train as run_training
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        run_training(recipe, out)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return 143
+    return 0
+
+
+def resume(run: Positional[Path], more: int | None = None) -> int:
+    """Go on with a stopped or killed run, exactly as if it had not been; --more gives a finished one more steps.
+
+    Args:
+        run: folder of the run.
+        more: steps to add.
+    """
+    from selfsup.runtime import Stopped
+    from selfsup.training import resume as go_on
+
+    if more is not None and more < 1:
+        raise UserError(f"--more {more}: allowed is a number of steps, 1 or more")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        go_on(run, more)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return 143
+    return 0
+
+
+def eval_(run: Positional[Path], data: str | None = None, columns: tuple[str, ...] = (), json: Json = False) -> int:
+    """Was it worth it? Scores of the run beside the untrained network and the raw input.
+
+    Args:
+        run: folder of the run.
+        data: labelled pictures, or held-out text; the run's own source when not given.
+        columns: columns of the data by meaning, such as label=species.
+        json: print one JSON object a line.
+    """
+    from selfsup.eval.card import evaluate
+
+    return _show_results(evaluate(run, data, columns), json)
+
+
+def embed(run: Positional[str], data: str, out: Path, columns: tuple[str, ...] = ()) -> int:
+    """One vector for each picture or text, as .npy or .parquet.
+
+    Args:
+        run: a run, an exported folder, or hf:ID.
+        data: what to embed.
+        out: file to write; .parquet holds the names too.
+        columns: columns of the data by meaning, such as text=body.
+    """
+    from selfsup.predict import embed as write_vectors
+    from selfsup.prepare import columns_of
+
+    print(write_vectors(run, data, out, columns_of(columns)))
+    return 0
+
+
+def generate(
+    run: Positional[str],
+    prompt: Positional[str] = "",
+    tokens: int = 200,
+    temperature: float = 0.8,
+    top_k: int = 50,
+    seed: int = 0,
+) -> int:
+    """Continue a text with a language model.
+
+    Args:
+        run: a run of a language model, or an exported folder.
+        prompt: what to continue.
+        tokens: most tokens to make.
+        temperature: 0 for the likeliest text, 1 for the model's own probabilities.
+        top_k: candidates at each token; 0 for all.
+        seed: of the choice among them.
+    """
+    from selfsup.predict import generate as pieces
+
+    sys.stdout.write(prompt)
+    for piece in pieces(run, prompt, tokens, temperature, top_k, seed):
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    print()
+    return 0
+
+
+def export(run: Positional[Path], out: Positional[Path]) -> int:
+    """Copy the networks of a run to folders that timm and transformers load, and print the code that does.
+
+    Args:
+        run: folder of the run.
+        out: folder to write.
+    """
+    from selfsup.exports import export as copy
+
+    for name, code in copy(run, out).items():
+        print(f"# {out / name}\n{code}")
+    return 0

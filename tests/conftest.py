@@ -1,0 +1,75 @@
+"""What every test runs under: pinned threads, a cache of its own, and no network."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+import sys
+
+import pytest
+
+# OpenMP threads spin while they wait: two busy processes with two threads each can be 60 times slower. So a
+# subprocess gets one thread, by this variable, and the parent gets its two back in `threads`.
+PARENT_THREADS = 1 if os.environ.get("OMP_NUM_THREADS") == "1" else 2
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["NUMBA_NUM_THREADS"] = str(PARENT_THREADS)  # numba counts the cores instead, and refuses a later change
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def threads():
+    """Give the parent its threads; a session without torch does not import it for this."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(PARENT_THREADS)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory):
+    """The folder in which this session, subprocesses included, keeps its stores."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("SELFSUP_CACHE", str(folder))
+        yield folder
+
+
+def is_local(host: object) -> bool:
+    """Whether a connection to `host` (a name, an address or None) stays on this machine."""
+    name = host.decode() if isinstance(host, bytes) else host
+    if name in (None, "", "localhost", socket.gethostname()):
+        return True
+    try:
+        address = ipaddress.ip_address(str(name).partition("%")[0])
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_unspecified
+
+
+def refuse(what: str, host: object) -> None:
+    """Fail the test unless `host` is this machine. Not an OSError: code that falls back on one would hide the try."""
+    if not is_local(host):
+        pytest.fail(f"{what} {host!r}: tests reach nothing beyond loopback")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_network():
+    """Refuse connections and name look-ups beyond this machine, in this process and in what it forks."""
+    connect, connect_ex, look_up = socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo
+
+    def guarded(inner):
+        def call(self, address, /):
+            if self.family in (socket.AF_INET, socket.AF_INET6):
+                refuse("connection to", address[0])
+            return inner(self, address)
+
+        return call
+
+    def guarded_look_up(host, *args, **kwargs):
+        refuse("look-up of", host)
+        return look_up(host, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", guarded(connect))
+        patch.setattr(socket.socket, "connect_ex", guarded(connect_ex))
+        patch.setattr(socket, "getaddrinfo", guarded_look_up)
+        yield

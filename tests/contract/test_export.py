@@ -1,0 +1,126 @@
+"""What every objective exports loads without selfsup, to equal outputs; one child process serves all objectives."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from contract.case import NAMES, load_case
+from selfsup.encoder import evaluating
+from selfsup.errors import UserError
+from selfsup.exports import export
+from selfsup.image_encoder import ImageEncoder
+from selfsup.predictor import Generator
+from selfsup.run import Run
+from selfsup.text_encoder import TextEncoder
+
+TEXT = "hidden things are found"
+OUTPUTS = ("features", "hidden", "logits")
+
+STRANGER = """
+import json, sys
+from pathlib import Path
+
+class NoSelfsup:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "selfsup":
+            raise ImportError(f"{name}: an export must load without selfsup")
+
+sys.meta_path.insert(0, NoSelfsup())
+import torch
+from safetensors.torch import load_file, save_file
+
+torch.set_num_threads(1)
+for job in json.loads(Path(sys.argv[1]).read_text()):
+    scope = {"text": job["text"], **load_file(job["inputs"])}
+    with torch.no_grad():
+        exec(job["code"], scope)
+    found = {name: scope[name].contiguous() for name in job["outputs"] if name in scope}
+    save_file(found, job["out"])
+assert not any(name.partition(".")[0] == "selfsup" for name in sys.modules)
+"""
+
+
+def pictures(encoder: ImageEncoder) -> np.ndarray:
+    """(5, S, S, C) uint8."""
+    size, channels = encoder.about.size, len(encoder.about.mean)
+    return np.random.default_rng(0).integers(0, 256, (5, size, size, channels), dtype=np.uint8)
+
+
+def wanted(run: Run, name: str) -> dict[str, torch.Tensor]:
+    """What the run's own network gives, by the name that the printed code gives it."""
+    objective = run.objective()
+    predictor = objective.predictor()
+    if predictor is not None and name == predictor.kind:
+        assert isinstance(predictor, Generator), f"say here what {name} should give"
+        ids = predictor.tokenizer(TEXT, return_tensors="pt")["input_ids"]
+        with evaluating(predictor.module):
+            return {"logits": predictor.module(ids).logits}
+    encoder = objective.encoders()[name]
+    if isinstance(encoder, TextEncoder):
+        return {"hidden": encoder.encode([TEXT])}
+    assert isinstance(encoder, ImageEncoder), f"say here what {name} should give"
+    return {"features": encoder.encode(pictures(encoder))}
+
+
+@pytest.fixture(scope="module")
+def jobs(finished, tmp_path_factory) -> list[dict]:
+    """Every export of every objective, run by a process that cannot import selfsup."""
+    folder: Path = tmp_path_factory.mktemp("exports")
+    found = []
+    for objective in NAMES:
+        run = finished(objective)
+        names = {*run.objective().encoders()}
+        predictor = run.objective().predictor()
+        names |= {predictor.kind} if predictor else set()
+        codes = export(run.folder, folder / objective)
+        assert codes.keys() == names
+        for name, code in codes.items():
+            inputs = folder / f"{objective}-{name}.in"
+            encoder = run.objective().encoders().get(name)
+            given = {}
+            if isinstance(encoder, ImageEncoder):
+                given = {"pictures": torch.from_numpy(pictures(encoder)).permute(0, 3, 1, 2).contiguous() / 255}
+            save_file(given or {"nothing": torch.zeros(1)}, inputs)
+            found.append(
+                {"objective": objective, "name": name, "code": code, "text": TEXT, "inputs": str(inputs)}
+                | {"out": str(inputs.with_suffix(".out")), "outputs": OUTPUTS}
+            )
+    (folder / "jobs.json").write_text(json.dumps(found))
+    command = [sys.executable, "-I", "-c", STRANGER, str(folder / "jobs.json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return found
+
+
+def test_exports_equal_the_run(case, finished, jobs):
+    mine = [job for job in jobs if job["objective"] == case.name]
+    assert mine
+    for job in mine:
+        right, got = wanted(finished(case.name), job["name"]), load_file(job["out"])
+        assert got.keys() == right.keys(), f"the code of {job['name']} gives {sorted(got)}"
+        for name, value in right.items():
+            output = got[name].mean(1) if name == "hidden" else got[name]
+            assert output.shape == value.shape
+            assert torch.allclose(output, value, rtol=1e-5, atol=1e-5), f"{job['name']}: {name}"
+            assert output.std() > 0
+
+
+def test_the_card_holds_the_code(case, finished, jobs):
+    for job in jobs:
+        card = (Path(job["out"]).parent / job["objective"] / job["name"] / "README.md").read_text()
+        assert job["code"].strip() in card and f"`{job['objective']}`" in card
+
+
+def test_export_refuses_a_folder_with_content(case, finished, tmp_path):
+    (tmp_path / "mine.txt").write_text("keep")
+    with pytest.raises(UserError, match="not empty"):
+        export(finished(case.name).folder, tmp_path)
+    assert load_case(case.name) is case and (tmp_path / "mine.txt").read_text() == "keep"

@@ -1,0 +1,91 @@
+"""README, docs and examples do what they say: their commands and code are run."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shlex
+from pathlib import Path
+
+import pytest
+
+from selfsup.cli import run
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+def code_blocks(page: str, language: str) -> list[str]:
+    """Fenced blocks of a language."""
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=[path.stem for path in EXAMPLES])
+def test_examples_run_and_are_short(example: Path, capsys: pytest.CaptureFixture) -> None:
+    assert len(example.read_text().splitlines()) <= 40
+    runpy.run_path(str(example), run_name="__main__")
+    assert capsys.readouterr().out.strip()
+
+
+def test_quickstart_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.chdir(tmp_path)
+    (code,) = code_blocks("docs/quickstart.md", "python")
+    exec(compile(code, "quickstart", "exec"), {"__name__": "quickstart"})
+    assert "torch.Size([10, " in capsys.readouterr().out
+
+
+def test_objective_of_the_docs_trains_and_evaluates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (code,) = code_blocks("docs/add-an-objective.md", "python")
+    Path("turned.py").write_text(code)
+    for line in re.findall(r"^    selfsup (.*)$", (ROOT / "docs/add-an-objective.md").read_text(), re.MULTILINE):
+        assert run(shlex.split(line)) == 0, line
+    assert (tmp_path / "runs/turned/pictures/loss.png").exists()
+
+
+def readme_commands() -> list[list[str]]:
+    """Every `selfsup` command in the README, a budget of a few steps in place of the one it has."""
+    found = []
+    for line in re.findall(r"^(?:    |\$ )selfsup (.*?)(?:\s+#.*)?$", (ROOT / "README.md").read_text(), re.MULTILINE):
+        words = shlex.split(re.sub(r"--(?:minutes|steps|epochs) \S+", "", line))
+        found.append([*words, "--steps", "3", "--batch", "8"] if words[0] == "train" else words)
+    return found
+
+
+def test_readme_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    photos, labelled, book = readme_data(tmp_path)
+    assert photos.exists() and labelled.exists() and book.exists()
+    commands = readme_commands()
+    assert {words[0] for words in commands} >= {"train", "eval", "export", "generate", "embed", "resume", "list"}
+    for words in commands:
+        assert run(words) == 0, " ".join(words)
+
+
+def readme_data(folder: Path) -> tuple[Path, Path, Path]:
+    """The folders and files that the README's commands name."""
+    import numpy as np
+    from PIL import Image
+
+    generator = np.random.default_rng(0)
+    for place in ("photos", "labelled/cat", "labelled/dog"):
+        (folder / place).mkdir(parents=True)
+        for number in range(24):
+            pixels = generator.integers(0, 256, (20, 24, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / place / f"{number}.png")
+    words = [" ".join(generator.choice(["the", "cat", "sat", "on", "a", "mat"], 12)) for _ in range(400)]
+    (folder / "book.txt").write_text("\n".join(words))
+    return folder / "photos", folder / "labelled", folder / "book.txt"
+
+
+def test_objectives_page_is_up_to_date() -> None:
+    generated = runpy.run_path(str(ROOT / "docs" / "generate.py"))
+    assert (ROOT / "docs" / "objectives.md").read_text() == generated["page"]()
+
+
+def test_every_verb_is_documented() -> None:
+    from selfsup.cli import verbs
+
+    pages = "".join(path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")))
+    missing = [verb for verb in verbs() if f"selfsup {verb}" not in pages]
+    assert not missing

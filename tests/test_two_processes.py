@@ -1,0 +1,96 @@
+"""Two processes equal one, to 1e-9 in float64: one group of children serves all objectives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from contract.case import NAMES, differing, in_float64, load_case
+from contract.processes import join, start, start_group
+from selfsup import training as verbs
+from selfsup.run import Run
+from selfsup.runtime import Runtime
+from selfsup.training import make_plan, resume, train
+
+STEPS = 3
+
+
+def work(folder: Path) -> None:
+    """What each process does: three steps of every objective in float64, and a whole run of each."""
+    runtime = Runtime("float32")
+    for name in NAMES:
+        micros = [1] if load_case(name).objective().couples_rows else [1, 2]
+        found = {micro: three_steps(name, micro, runtime) for micro in micros}
+        torch.save(found, folder / f"{name}-{runtime.world}-{runtime.rank}.pt")
+    verbs.report = lambda *_: None  # type: ignore[assignment]
+    end, last = Runtime.end, NAMES[-1]
+    for name in NAMES:  # a finished run leaves the group; here the next one still needs it
+        Runtime.end = end if name == last else lambda _: None  # type: ignore[method-assign]
+        train(load_case(name).run_recipe(6, save_every=3), folder / f"{name}-{runtime.world}", quiet=True)
+
+
+def three_steps(name: str, micro: int, runtime: Runtime) -> dict[str, Any]:
+    """Losses and weights; the objective computes on this process's share of the rows."""
+    case = load_case(name)
+    training = case.training_of(in_float64(case.objective()), runtime, micro=micro)
+    terms: list[torch.Tensor] = []
+
+    def note(module: object, inputs: object, losses: dict[str, torch.Tensor]) -> None:
+        terms.append(torch.stack([losses["loss"] * losses["count"], losses["count"]]).detach())
+
+    training.objective.register_forward_hook(note)
+    plan = make_plan(training.recipe, training, 0, STEPS)
+    metrics = [training.step(number, parts, plan) for number, parts in enumerate(training.read(0, STEPS))]
+    sums = runtime.total(torch.stack(terms)).view(STEPS, micro, 2).sum(1)  # (steps, 2), over micro-batches and ranks
+    return {"losses": sums[:, 0] / sums[:, 1], "metrics": metrics, "weights": training.objective.state_dict()}
+
+
+@pytest.fixture(scope="module")
+def folder(cache, tmp_path_factory) -> Path:
+    """What one process found, and what two did."""
+    place = tmp_path_factory.mktemp("processes")
+    join([start(work, place)])
+    join(start_group(2, work, place))
+    return place
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_processes_equal_one(folder: Path, name: str):
+    one, first = (torch.load(folder / f"{name}-{which}.pt") for which in ("1-0", "2-0"))
+    assert one.keys() == first.keys()
+    untrained = in_float64(load_case(name).objective()).state_dict()
+    for micro in one:
+        assert torch.allclose(one[micro]["losses"], first[micro]["losses"], rtol=0, atol=1e-9)
+        for place, weight in one[micro]["weights"].items():
+            assert torch.allclose(weight, first[micro]["weights"][place], rtol=0, atol=1e-9), place
+            assert weight.dtype == torch.int64 or weight.dtype == torch.float64
+        assert differing(dict(one[micro]["weights"]), dict(untrained)) != []
+        for lines in zip(one[micro]["metrics"], first[micro]["metrics"], strict=True):
+            shared = lines[0].keys() - {"trivial"}
+            assert [lines[0][key] for key in shared] == pytest.approx([lines[1][key] for key in shared], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_processes_do_not_drift_apart(folder: Path, name: str):
+    first, second = (torch.load(folder / f"{name}-2-{rank}.pt") for rank in (0, 1))
+    for micro in first:
+        assert differing(dict(first[micro]["weights"]), dict(second[micro]["weights"])) == []
+        assert first[micro]["metrics"] == second[micro]["metrics"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_over_two_processes_is_like_one(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch):
+    """Written once, by the main process; one process can go on with it."""
+    monkeypatch.setattr(verbs, "report", lambda *_: None)
+    one, two = Run(folder / f"{name}-1"), Run(folder / f"{name}-2")
+    assert two.record["hardware"]["processes"] == 2 and two.record["plan"] == one.record["plan"]
+    for log in ("metrics.jsonl", "evals.jsonl"):
+        lines = [run.lines(log) for run in (one, two)]
+        assert [line["step"] for line in lines[0]] == [line["step"] for line in lines[1]]
+    losses = [[line["loss"] for line in run.lines("metrics.jsonl")] for run in (one, two)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    assert two.steps == [3, 6] and two.objective().state_dict().keys() == one.objective().state_dict().keys()
+    assert resume(two.folder, more=2, quiet=True).step == 8
