@@ -91,6 +91,6 @@ def test_a_run_over_two_processes_is_like_one(folder: Path, name: str, monkeypat
         lines = [run.lines(log) for run in (one, two)]
         assert [line["step"] for line in lines[0]] == [line["step"] for line in lines[1]]
     losses = [[line["loss"] for line in run.lines("metrics.jsonl")] for run in (one, two)]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)  # float32
     assert two.steps == [3, 6] and two.objective().state_dict().keys() == one.objective().state_dict().keys()
     assert resume(two.folder, more=2, quiet=True).step == 8

@@ -10,7 +10,7 @@ from selfsup.data.facts import Facts, ImageFacts, TextFacts
 from selfsup.data.part import Part, label_column
 from selfsup.data.pixels import PixelStore, open_pixels, probe_sizes
 from selfsup.data.source import Data, Source, open_source
-from selfsup.data.store import cache_root
+from selfsup.data.store import cache_root, fingerprint
 from selfsup.data.tokenizer import end_id
 from selfsup.data.tokens import TokenStore, open_tokens
 from selfsup.errors import UserError
@@ -71,7 +71,10 @@ def prepare_pictures(source: Source, data: ImageData, gpu: bool, progress: Progr
         held_out = train.subset(np.flatnonzero(chosen)) if chosen.any() and not chosen.all() else None
         train = train.subset(np.flatnonzero(~chosen)) if held_out else train
     mean, sd = train.moments()
-    facts = ImageFacts(rows=len(train), channels=train.channels, resolution=resolution, size=size, mean=mean, sd=sd)
+    facts = ImageFacts(
+        rows=len(train), channels=train.channels, resolution=resolution, size=size, mean=mean, sd=sd,
+        content=fingerprint(train.digests[train.rows].tolist()),
+    )  # fmt: skip
     return Prepared(train, held_out, facts)
 
 
@@ -84,7 +87,7 @@ def prepare_text(source: Source, data: TextData, progress: Progress) -> Prepared
     )
     facts = TextFacts(
         rows=len(train.offsets) - 1, tokens=len(train), vocabulary=len(train.tokenizer), tokenizer=data.tokenizer,
-        end=end_id(train.tokenizer),
+        end=end_id(train.tokenizer), content=train.digest(),
     )  # fmt: skip
     return Prepared(train, held_out if len(held_out) > 1 else None, facts)
 

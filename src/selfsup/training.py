@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from selfsup.construct import construct
 from selfsup.data.facts import ImageFacts
 from selfsup.data.pixels import PixelStore
@@ -113,6 +115,8 @@ def train(recipe: Recipe, out: str | os.PathLike, data: Data | None = None, quie
     if data is not None:
         name = os.fspath(data) if isinstance(data, str | os.PathLike) else GIVEN
         recipe = replace(recipe, data=replace(recipe.data, source=name))
+    if recipe.objective.endswith(".py"):  # resumed from any folder
+        recipe = replace(recipe, objective=str(Path(recipe.objective).resolve()))
     runtime = Runtime(recipe.precision)
     progress = Progress(shown=runtime.main and not quiet)
     prepared = prepare(recipe.data, data, runtime.device.type == "cuda", progress)
@@ -218,6 +222,9 @@ def _go(
             run.update({"seconds": before + seconds, "samples": samples, "peak_memory": runtime.peak_memory()})
             progress.say(f"done: {samples:,} samples in {clock(seconds)}; {run.folder}/model holds the result")
         runtime.wait()
+    except torch.OutOfMemoryError as error:
+        relief = "--chunk or a smaller --batch" if training.objective.couples_rows else "--micro 2 or a smaller --batch"
+        raise UserError(f"out of memory on {runtime.device}; try {relief}, then selfsup resume {run.folder}") from error
     finally:
         runtime.end()
     return run

@@ -78,7 +78,7 @@ def test_every_setting_is_explained(case: Case):
     kinds = [type(part) for part in sections(case.recipe).values()]
     silent = [f"{kind.__name__}.{name}" for kind in kinds for name in unexplained(kind)]
     assert silent == []
-    assert {"objective", "config", "seed"} - set(unexplained(Recipe)) == {"objective", "config", "seed"}
+    assert set(unexplained(Recipe)) <= sections(case.recipe).keys(), "a section says by its class what it is"
 
 
 def unexplained(kind: type) -> list[str]:
@@ -189,10 +189,13 @@ def test_the_loss_on_one_batch_falls(case: Case):
 
 
 def test_golden_losses(case: Case):
-    """Renew with RENEW_GOLDEN=1 after a change that is meant to change them; the diff belongs into the review."""
+    """Renew with RENEW_GOLDEN=1 after a change that is meant to change them; the diff belongs into the review.
+
+    In float64: in float32 rounding grows to one percent within 20 steps, because Adam divides by small gradients.
+    """
     batch, _ = case.batch(range(64))
     digest = blake2b(b"".join(batch[name].numpy().tobytes() for name in sorted(batch)), digest_size=8).hexdigest()
-    found = [round(metrics["loss"], 6) for metrics in steps(case.training(), 20)]
+    found = [round(metrics["loss"], 6) for metrics in steps(case.training_of(in_float64(case.objective())), 20)]
     golden = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
     if os.environ.get(RENEW):
         golden[case.name] = {"data": digest, "losses": found}

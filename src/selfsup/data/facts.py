@@ -15,6 +15,7 @@ class ImageFacts:
         resolution: R, edge of the stored square in pixels.
         size: edge of the picture that the network sees, in pixels.
         mean, sd: one number a channel, of pixels in [0, 1].
+        content: digest of the pictures, so that a resumed run notices other ones.
     """
 
     rows: int
@@ -23,6 +24,7 @@ class ImageFacts:
     size: int
     mean: tuple[float, ...]
     sd: tuple[float, ...]
+    content: str = ""
     kind: str = "image"
 
 
@@ -36,6 +38,7 @@ class TextFacts:
         vocabulary: number of token ids.
         tokenizer: how it was made, `byte`, `char`, `bpe` or the name of a ready one.
         end: id of the token that ends a document.
+        content: digest of the training tokens, so that a resumed run notices other ones.
     """
 
     rows: int
@@ -43,6 +46,7 @@ class TextFacts:
     vocabulary: int
     tokenizer: str
     end: int
+    content: str = ""
     kind: str = "text"
 
 

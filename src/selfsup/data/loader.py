@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from selfsup.data.draw import Draw
 from selfsup.data.reader import Batch, Reader
+from selfsup.errors import UserError
 
 Item = TypeVar("Item")
 Rows = tuple[int, np.ndarray]  # epoch and row numbers of a batch
@@ -68,4 +69,7 @@ def batches(reader: Reader, order: Iterable[Rows], seed: int, workers: int = 0) 
         generator=torch.Generator().manual_seed(seed),
         pin_memory=torch.cuda.is_available(),
     )
-    return iter(loader)
+    try:
+        yield from loader
+    except UserError as error:  # from a worker torch raises it anew with the worker's traceback as its text
+        raise UserError(str(error).strip().rsplit("\n", 1)[-1].removeprefix("selfsup.errors.UserError: ")) from error

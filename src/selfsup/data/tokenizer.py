@@ -67,18 +67,20 @@ def identity(name: str) -> str:
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """A ready tokenizer: a folder, a run's `model/text`, or a hub id.
+    """A ready tokenizer: a folder, a run's `model/text`, or `hf:` and a hub id, which uses the network.
 
     Raises:
         UserError: it cannot be loaded.
     """
     place = Path(name)
     place = place / "model" / "text" if (place / "run.json").exists() else place
+    allowed = f"{', '.join(OWN)}, a folder, a run, or hf:ID"
+    if not place.exists() and not name.startswith("hf:"):  # a mistyped name must not go to the network
+        raise UserError(f"--tokenizer {name}: no such folder; allowed: {allowed}")
     try:
-        return AutoTokenizer.from_pretrained(str(place) if place.exists() else name)
+        return AutoTokenizer.from_pretrained(str(place) if place.exists() else name.removeprefix("hf:"))
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:120]
-        allowed = f"{', '.join(OWN)}, a folder, a run, or a hub id"
         raise UserError(f"--tokenizer {name}: no tokenizer there ({reason}); allowed: {allowed}") from error
 
 

@@ -22,10 +22,9 @@ def effective_rank(features: Tensor) -> Tensor:
         A scalar from 1, all features on one line through the origin, to min(N, D); 0 where all features are zero.
     """
     values = torch.linalg.svdvals(features)
-    total = values.sum()
-    if float(total) == 0:
-        return total
-    share = values / total
+    if not values.any():
+        return values.sum()
+    share = values / values.sum()
     return torch.special.entr(share).sum().exp()
 
 

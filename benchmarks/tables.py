@@ -1,0 +1,91 @@
+"""The tables of docs/results.md: train and evaluate with three seeds, one job at a time; what is done is kept.
+
+    python benchmarks/tables.py NAME --data DIR [--out runs/tables] [--seeds 0 1 2]
+
+NAME: `glyphs` (the demo; needs no data), `cifar10` (DIR has train/ and test/ with a folder a class), `shakespeare` (DIR
+has the text). Each run is the printed command; a run that is complete is not done again. Progress goes to standard
+error, the table to standard output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+JOBS = {
+    "glyphs": "train simclr --data sample:glyphs",
+    "cifar10": "train simclr --data {data} --minutes 16",
+    "shakespeare": "train causal_lm --data {data} --tokenizer char --layers 4 --heads 4 --width 128 --context 64 "
+    "--batch 12 --steps 2000",
+}
+
+
+def call(command: str) -> None:
+    """Run a selfsup command, said first."""
+    sys.stderr.write(f"$ selfsup {command}\n")
+    subprocess.run([sys.executable, "-m", "selfsup", *shlex.split(command)], check=True, stdout=subprocess.DEVNULL)
+
+
+def lines(folder: Path) -> list[dict]:
+    """The results of a run that is complete and evaluated; none otherwise."""
+    file = folder / "evals.jsonl"
+    found = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return [line for line in found if line["task"] != "pretext"]
+
+
+def results(name: str, data: str, out: Path, seeds: list[int]) -> list[list[dict]]:
+    """The evaluations of all seeds, training what is missing."""
+    found = []
+    for seed in seeds:
+        folder = out / f"{name}-{seed}"
+        if not lines(folder):
+            if (folder / "run.json").exists():
+                call(f"resume {folder}")
+            else:
+                call(f"{JOBS[name].format(data=shlex.quote(data))} --seed {seed} --out {folder}")
+            call(f"eval {folder}")
+        found.append(lines(folder))
+    return found
+
+
+def table(runs: list[list[dict]]) -> str:
+    """Mean and deviation over seeds for each task, metric and representation, as Markdown."""
+    cells: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for run in runs:
+        for line in run:
+            row = cells.setdefault((line["task"], line["metric"]), {})
+            row.setdefault(line["representation"], []).append(line["mean"])
+            row.setdefault("chance", []).append(line["chance"])
+    names = list(dict.fromkeys(name for row in cells.values() for name in row if name != "chance")) + ["chance"]
+    head = "| task | metric | " + " | ".join(names) + " |\n|---|---|" + "---|" * len(names)
+    body = []
+    for (task, metric), row in cells.items():
+        percent = 100 if "accuracy" in metric else 1
+        shown = []
+        for name in names:
+            values = [percent * value for value in row.get(name, [])]
+            sd = statistics.stdev(values) if len(values) > 1 else 0.0
+            figure = f"{statistics.mean(values):.2f}" if values else ""
+            shown.append(f"{figure} ± {sd:.2f}" if sd > 0.005 else figure)
+        body.append(f"| {task} | {metric}{' %' if percent == 100 else ''} | " + " | ".join(shown) + " |")
+    return "\n".join([head, *body])
+
+
+def main() -> None:
+    """Do the jobs and print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("name", choices=sorted(JOBS))
+    parser.add_argument("--data", default="")
+    parser.add_argument("--out", type=Path, default=Path("runs/tables"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    given = parser.parse_args()
+    sys.stdout.write(table(results(given.name, given.data, given.out, given.seeds)) + "\n")
+
+
+if __name__ == "__main__":
+    main()
