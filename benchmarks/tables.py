@@ -25,14 +25,14 @@ JOBS = {
 }
 
 
-def call(command: str) -> None:
+def call(*words: str) -> None:
     """Run a selfsup command, said first."""
-    sys.stderr.write(f"$ selfsup {command}\n")
-    subprocess.run([sys.executable, "-m", "selfsup", *shlex.split(command)], check=True, stdout=subprocess.DEVNULL)
+    sys.stderr.write(f"$ selfsup {shlex.join(words)}\n")
+    subprocess.run([sys.executable, "-m", "selfsup", *words], check=True, stdout=subprocess.DEVNULL)
 
 
 def lines(folder: Path) -> list[dict]:
-    """The results of a run that is complete and evaluated; none otherwise."""
+    """The results of a run that was evaluated (`eval` writes them all at its end); none otherwise."""
     file = folder / "evals.jsonl"
     found = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     return [line for line in found if line["task"] != "pretext"]
@@ -45,10 +45,11 @@ def results(name: str, data: str, out: Path, seeds: list[int]) -> list[list[dict
         folder = out / f"{name}-{seed}"
         if not lines(folder):
             if (folder / "run.json").exists():
-                call(f"resume {folder}")
+                call("resume", str(folder))
             else:
-                call(f"{JOBS[name].format(data=shlex.quote(data))} --seed {seed} --out {folder}")
-            call(f"eval {folder}")
+                job = [word.format(data=data) for word in JOBS[name].split()]
+                call(*job, "--seed", str(seed), "--out", str(folder))
+            call("eval", str(folder))
         found.append(lines(folder))
     return found
 
@@ -61,7 +62,7 @@ def table(runs: list[list[dict]]) -> str:
             row = cells.setdefault((line["task"], line["metric"]), {})
             row.setdefault(line["representation"], []).append(line["mean"])
             row.setdefault("chance", []).append(line["chance"])
-    names = list(dict.fromkeys(name for row in cells.values() for name in row if name != "chance")) + ["chance"]
+    names = [*dict.fromkeys(name for row in cells.values() for name in row if name != "chance"), "chance"]
     head = "| task | metric | " + " | ".join(names) + " |\n|---|---|" + "---|" * len(names)
     body = []
     for (task, metric), row in cells.items():

@@ -1,12 +1,12 @@
-"""Write docs/objectives.md from the docstrings of the objectives; `--check` fails where it is out of date."""
+"""Write docs/objectives.md from the docstrings of the objectives; a test sees to it that it is up to date."""
 
 from __future__ import annotations
 
-import sys
 from dataclasses import fields
 from pathlib import Path
 
-from selfsup.objective import load_objective, objective_names
+from selfsup.names import objective_names
+from selfsup.objective import load_objective
 from selfsup.recipes import flag_of, setting_help
 
 PAGE = Path(__file__).parent / "objectives.md"
@@ -29,6 +29,4 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    if "--check" in sys.argv and PAGE.read_text(encoding="utf-8") != page():
-        sys.exit("docs/objectives.md is out of date; run python docs/generate.py")
     PAGE.write_text(page(), encoding="utf-8")

@@ -15,6 +15,7 @@ PARENT_THREADS = 1 if os.environ.get("OMP_NUM_THREADS") == "1" else 2
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["NUMBA_NUM_THREADS"] = str(PARENT_THREADS)  # numba counts the cores instead, and refuses a later change
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # bit for bit holds on a CPU
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -117,7 +117,7 @@ MISTAKES = {
         "train simclr --data sample:digits --init hf:some/thing --out {}/new", "hf:some/thing", "check the id",
     ),
     "text weights of the hub, offline": (
-        "train causal_lm --data {}/some.txt --init hf:some/thing --out {}/new", "hf:some/thing", "check the id",
+        "train causal_lm --data {}/some.txt --init hf:some/thing --out {}/new", "hf:some/thing", "no tokenizer there",
     ),
     "tokenizer of the hub, offline": (
         "train causal_lm --data {}/some.txt --tokenizer hf:some/thing --out {}/new", "--tokenizer hf:some/thing", "bpe",
@@ -138,7 +138,7 @@ MISTAKES = {
     "eval with one class": ("eval {}/run --data {}/one_class", "one_class", "one folder per class"),
     "eval of pictures with text": ("eval {}/run --data {}/some.txt", "some.txt", "no column 'image'"),
     "embed without --out": ("embed {}/run --data {}/photos", "needs --out"),
-    "embed of nothing": ("embed {}/none --data {}/photos --out {}/v.npy", "none", "neither a run"),
+    "embed of nothing": ("embed {}/none --data {}/photos --out {}/v.npy", "none", "no such run or folder"),
     "embed of no run": ("embed {}/foreign --data {}/photos --out {}/v.npy", "foreign", "neither a run"),
     "embed before a checkpoint": ("embed {}/early --data {}/photos --out {}/v.npy", "early", "selfsup resume"),
     "embed to a bad ending": ("embed {}/run --data {}/photos --out {}/v.csv", "v.csv", ".npy, .parquet"),

@@ -111,7 +111,8 @@ class TestTrainAndResume:
         lines = [json.loads(line) for line in (runs / "pictures" / "metrics.jsonl").read_text().splitlines()]
         assert [line["step"] for line in lines][:4] == [1, 2, 3, 4]
         assert all(math.isfinite(line["loss"]) for line in lines)
-        assert {"loss.png", "views.png"} <= {file.name for file in (runs / "pictures" / "pictures").iterdir()}
+        drawn = {file.name for file in (runs / "pictures" / "pictures").iterdir()}
+        assert drawn == {"loss.png", "views.png", "neighbors.png", "map.png"}
         assert (runs / "pictures" / "model" / "image" / "model.safetensors").exists()
         assert {entry.name for entry in (runs / "text" / "model").iterdir()} == {"text", "generate"}
 

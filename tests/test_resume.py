@@ -21,7 +21,7 @@ from selfsup.errors import UserError
 from selfsup.run import Run
 from selfsup.training import resume, train
 
-STEPS, EVERY = 60, 4  # steps of a run, and between its checkpoints
+STEPS, EVERY = 120, 4  # steps of a run, and between its checkpoints
 KILLS = 5  # at least, spread over the objectives; many more are for a benchmark
 
 
@@ -98,6 +98,7 @@ def test_killed_and_resumed_equals_never_stopped(case: Case, tmp_path):
     assert interrupt(train_slowly, (recipe, folder), folder, signal.SIGKILL, chance) == -signal.SIGKILL
     for _ in range(len(NAMES), KILLS)[NAMES.index(case.name) :: len(NAMES)]:
         assert interrupt(resume_slowly, (folder,), folder, signal.SIGKILL, chance) == -signal.SIGKILL
+    assert interrupt(resume_slowly, (folder,), folder, signal.SIGINT, chance) == 130
     assert interrupt(resume_slowly, (folder,), folder, signal.SIGTERM, chance) == 143
     said = folder.with_suffix(".log").read_text().strip().splitlines()[-1]
     found = re.fullmatch(rf"stopped at step (\d+) of {STEPS}; go on with selfsup resume {folder}", said)

@@ -17,10 +17,10 @@ PACKAGE = ROOT / "src" / "selfsup"
 
 # Bottom first. A module imports from its own layer and from those below it.
 LAYERS = [
-    {"errors", "progress"},
+    {"errors", "names", "progress"},
     {"ops"},
     {"data", "nn", "encoder", "image_encoder", "text_encoder", "predictor", "optim"},
-    {"recipes", "objective", "construct", "prepare"},
+    {"recipes", "objective", "construct", "prepare", "size"},
     {"objectives"},
     {"run", "runtime"},
     {"exports", "eval", "predict", "search", "pictures", "report"},

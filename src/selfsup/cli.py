@@ -7,13 +7,10 @@ import os
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).parent
-VERBS = HERE / "verbs.py"
+from selfsup.errors import UserError, nearest
+from selfsup.names import first_line, objective_names
 
-
-def first_line(node: ast.Module | ast.FunctionDef) -> str:
-    """First line of a docstring."""
-    return (ast.get_docstring(node) or "").split("\n", 1)[0]
+VERBS = Path(__file__).parent / "verbs.py"
 
 
 def verbs() -> dict[str, str]:
@@ -21,12 +18,6 @@ def verbs() -> dict[str, str]:
     tree = ast.parse(VERBS.read_text(encoding="utf-8"))
     public = [node for node in tree.body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")]
     return {node.name.rstrip("_"): first_line(node) for node in public}
-
-
-def objectives() -> dict[str, str]:
-    """Objective -> its idea, read from the files without importing them."""
-    files = sorted((HERE / "objectives").glob("*.py"))
-    return {file.stem: first_line(ast.parse(file.read_text(encoding="utf-8"))) for file in files if file.stem[0] != "_"}
 
 
 def overview() -> str:
@@ -43,7 +34,7 @@ def overview() -> str:
 
 def listing() -> str:
     """What `selfsup list` prints."""
-    return "\n".join(f"{name:<14}{what.split(': ', 1)[-1]}" for name, what in objectives().items())
+    return "\n".join(f"{name:<14}{what.split(': ', 1)[-1]}" for name, what in objective_names().items())
 
 
 def train_help() -> str:
@@ -72,8 +63,6 @@ def run(arguments: list[str]) -> int:
     if verb == "list":
         print(listing())
         return 0
-    from selfsup.errors import UserError, nearest
-
     if verb not in verbs():
         raise UserError(f"no verb {verb!r}; {nearest(verb, ['list', *verbs()])}")
     if verb == "train" and rest[:1] in (["-h"], ["--help"]):
@@ -81,10 +70,12 @@ def run(arguments: list[str]) -> int:
         return 0
     if verb == "train":
         if not rest or rest[0].startswith("-"):
-            raise UserError(f"train what? selfsup train NAME --data ... --out ...; NAME is {', '.join(objectives())}")
-        if not rest[0].endswith(".py") and rest[0] not in objectives():
             raise UserError(
-                f"no objective {rest[0]!r}; {nearest(rest[0], objectives())}, or a path to a .py file of yours"
+                f"train what? selfsup train NAME --data ... --out ...; NAME is {', '.join(objective_names())}"
+            )
+        if not rest[0].endswith(".py") and rest[0] not in objective_names():
+            raise UserError(
+                f"no objective {rest[0]!r}; {nearest(rest[0], objective_names())}, or a path to a .py file of yours"
             )
     from selfsup.parse import call
 
@@ -93,8 +84,6 @@ def run(arguments: list[str]) -> int:
 
 def main() -> None:
     """Entry point of `selfsup` and `python -m selfsup`."""
-    from selfsup.errors import UserError
-
     try:
         code = run(sys.argv[1:])
         sys.stdout.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -34,7 +35,7 @@ def fresh_encoder(need: Need, backbone: ImageBackbone | TextBackbone, facts: Fac
     )  # fmt: skip
 
 
-def started_encoder(name: str, need: Need, place: str, facts: Facts) -> Encoder:
+def started_encoder(name: str, need: Need, place: str, facts: Facts, dropout: float) -> Encoder:
     """The encoder that `--init` names.
 
     Raises:
@@ -43,13 +44,19 @@ def started_encoder(name: str, need: Need, place: str, facts: Facts) -> Encoder:
     path = Path(place)
     if need.family == "decoder":
         folder = path / "model" / "generate" if (path / "run.json").exists() else path
-        return TextEncoder.from_hub(str(folder) if path.exists() else place, need.context)
+        if not path.exists() and not place.startswith("hf:"):  # a mistyped path must not go to the network
+            raise UserError(f"--init {place}: no such run or folder; for pretrained weights type hf:ID")
+        return TextEncoder.from_hub(str(folder) if path.exists() else place, need.context, dropout)
     encoder = load_encoder(place, name if (path / "run.json").exists() else None)
     if not isinstance(encoder, ImageEncoder) or not isinstance(facts, ImageFacts):
         raise UserError(f"--init {place}: a {encoder.kind} encoder cannot start one for {need.family}")
     if len(encoder.about.mean) != facts.channels:
         raise UserError(f"--init {place} sees {len(encoder.about.mean)} channels, these pictures have {facts.channels}")
-    return encoder
+    if "vit" in encoder.about.network and encoder.about.size != facts.size:
+        raise UserError(
+            f"--init {place} sees {encoder.about.size} px, not {facts.size}; type --pixels {encoder.about.size}"
+        )
+    return ImageEncoder(encoder.module, replace(encoder.about, size=facts.size, mean=facts.mean, sd=facts.sd))
 
 
 def construct(recipe: Recipe, facts: Facts, tokenizer: Path | None, start: Path | None) -> Objective:
@@ -66,12 +73,13 @@ def construct(recipe: Recipe, facts: Facts, tokenizer: Path | None, start: Path 
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         encoders: dict[str, Encoder] = {}
+        dropout = recipe.backbone.dropout if isinstance(recipe.backbone, TextBackbone) else 0.0
         for name, need in needs.items():
             if recipe.backbone.init:
                 place = (
                     str(start / ("generate" if need.family == "decoder" else name)) if start else recipe.backbone.init
                 )
-                encoders[name] = started_encoder(name, need, place, facts)
+                encoders[name] = started_encoder(name, need, place, facts, dropout)
             else:
                 encoders[name] = fresh_encoder(need, recipe.backbone, facts, tokenizer)
         return module.build(recipe.config, facts, encoders)

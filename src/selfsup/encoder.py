@@ -45,6 +45,11 @@ class Encoder(ABC):
         """Where the network is."""
         return next(self.module.parameters()).device
 
+    def to(self, device: torch.device | str) -> Encoder:
+        """This encoder, its network moved to a device."""
+        self.module.to(device)
+        return self
+
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
@@ -63,7 +68,7 @@ def load_encoder(place: str | os.PathLike, name: str | None = None) -> Encoder:
     """The encoder in a run, in an exported folder, or of a hub id.
 
     Args:
-        place: a run, a folder with weights, `hf:ID` or the name of a timm network with pretrained weights.
+        place: a run, a folder that selfsup wrote, or pretrained weights: `timm:NAME` or `hf:ID`.
         name: which encoder of a run; its first when not given.
 
     Raises:
@@ -74,9 +79,11 @@ def load_encoder(place: str | os.PathLike, name: str | None = None) -> Encoder:
 
     kinds = {"image": ImageEncoder, "text": TextEncoder}
     text = os.fspath(place)
-    if text.startswith("hf:") or not Path(text).exists():
+    if text.startswith(("hf:", "timm:")):
         return ImageEncoder.from_hub(text)
     folder = Path(text)
+    if not folder.exists():  # a mistyped path must not go to the network
+        raise UserError(f"{text}: no such run or folder; for pretrained weights type timm:NAME or hf:ID")
     if (folder / "run.json").exists():
         saved = sorted(entry.parent for entry in (folder / "model").glob(f"*/{ABOUT}"))
         named = {entry.name: entry for entry in saved if json.loads((entry / ABOUT).read_text())["encoder"]}
@@ -90,4 +97,6 @@ def load_encoder(place: str | os.PathLike, name: str | None = None) -> Encoder:
     if not (folder / ABOUT).exists():
         raise UserError(f"{folder} holds no {ABOUT}: it is neither a run nor a folder that selfsup wrote")
     about = json.loads((folder / ABOUT).read_text())
+    if about["encoder"] is None:
+        raise UserError(f"{folder} holds a head, not an encoder; the encoder lies beside it")
     return kinds[about["encoder"]].load(folder)

@@ -57,6 +57,13 @@ def keep_resolution(network: nn.Module) -> str | None:
     return f"{lines}\nmodel.maxpool = torch.nn.Identity()"
 
 
+def pooled_width(module: nn.Module, channels: int, size: int) -> int:
+    """Numbers in the vector that a network makes of a picture; timm's `num_features` is another number for some."""
+    with evaluating(module):
+        device = next(module.parameters()).device
+        return int(module(torch.zeros(1, channels, size, size, device=device)).shape[-1])
+
+
 @dataclass(frozen=True)
 class ImageAbout:
     """What an image encoder is, as it stands beside its weights.
@@ -104,6 +111,7 @@ class ImageEncoder(Encoder):
         arguments = {**arguments, "in_chans": len(mean), "num_classes": 0}
         try:
             module = timm.create_model(network, **arguments)
+            pooled_width(module, len(mean), size)  # some networks refuse a size only when they see a picture
         except (TypeError, AssertionError, RuntimeError) as error:
             raise UserError(
                 f"--network {network} cannot be built for {size} px, {len(mean)} channels: {error}"
@@ -113,18 +121,17 @@ class ImageEncoder(Encoder):
 
     @classmethod
     def from_hub(cls, name: str) -> ImageEncoder:
-        """A pretrained network of timm: its name, or `hf:` and a hub id. Uses the network.
+        """A pretrained network: `timm:` and a name of timm, or `hf:` and a hub id. Uses the network.
 
         Raises:
             UserError: there is none, or it cannot be fetched.
         """
-        ident = f"hf-hub:{name.removeprefix('hf:')}" if name.startswith("hf:") else name
-        if not name.startswith("hf:") and not timm.is_model_pretrained(name):
-            raise UserError(
-                f"{name}: neither a run, nor a folder, nor a pretrained timm network; for the hub type hf:ID"
-            )
+        place, _, ident = name.partition(":")
+        if place == "timm" and not timm.is_model_pretrained(ident):
+            near = ", ".join(get_close_matches(ident, timm.list_pretrained(), 5)) or "none"
+            raise UserError(f"{name}: timm has no pretrained weights of that name; near: {near}")
         try:
-            module = timm.create_model(ident, pretrained=True, num_classes=0)
+            module = timm.create_model(ident if place == "timm" else f"hf-hub:{ident}", pretrained=True, num_classes=0)
         except Exception as error:  # from a missing network to a missing file, each its own kind
             reason = " ".join(str(error).split())[:140]
             raise UserError(f"{name} cannot be loaded from the hub ({reason}); check the id and the network") from error
@@ -138,7 +145,7 @@ class ImageEncoder(Encoder):
     @property
     def width(self) -> int:
         """D, numbers in a vector."""
-        return int(self.module.num_features)  # type: ignore[arg-type]
+        return pooled_width(self.module, len(self.about.mean), self.about.size)
 
     def _squares(self, samples: Sequence | PixelStore, start: int, stop: int) -> Tensor:
         """(B, R, R, C) uint8 of some samples."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import signal
 import time
 from collections.abc import Iterator
 from copy import deepcopy
@@ -18,21 +20,12 @@ from selfsup.data.order import Order
 from selfsup.data.reader import Batch, Reader
 from selfsup.encoder import evaluating
 from selfsup.errors import UserError
-from selfsup.objective import Losses, Objective
+from selfsup.objective import Objective, scalars
 from selfsup.optim import Plan, make_optimizers, set_rates
 from selfsup.progress import Progress
 from selfsup.recipes import Recipe
 from selfsup.run import Run
 from selfsup.runtime import Runtime, Stopped, clip, seed_step, signals
-
-ROW_KEYS = ("example_loss", "example_correct")
-
-
-def scalars(losses: Losses) -> dict[str, Tensor]:
-    """The entries that are one number for the batch, times the count; `count` itself as it is."""
-    count = losses["count"].detach().float()
-    means = {name: value.detach().float() * count for name, value in losses.items() if name not in (*ROW_KEYS, "count")}
-    return {**means, "count": count}
 
 
 def validate(objective: Objective, reader: Reader, recipe: Recipe, runtime: Runtime, most: int) -> dict[str, float]:
@@ -62,11 +55,13 @@ class Training:
             raise UserError(
                 f"--micro {chosen.micro}: {recipe.objective} compares the rows of a batch; give --chunk in place of it"
             )
+        objective.train()  # a pretrained network comes in eval mode
         self.wrapped: nn.Module = runtime.wrap(objective)
         self.weights = [weight for weight in objective.parameters() if weight.requires_grad]
         self.optimizers = make_optimizers(
             objective, chosen.optimizer, chosen.rate, chosen.matrix_rate, chosen.decay, chosen.momentum, chosen.betas
         )
+        self.saved = "none yet"  # the last checkpoint, for who has to name it
         self.order = Order(len(reader), chosen.batch, recipe.seed, runtime.world, runtime.rank, chosen.micro)
 
     def state(self) -> dict[str, Any]:
@@ -89,21 +84,25 @@ class Training:
         """One step of the optimizer; loss and metrics over all micro-batches and processes."""
         seed_step(self.recipe.seed, step, self.runtime.rank)
         total: dict[str, Tensor] = {}
+        suspects = []
         for batch, draw in parts:
             with self.runtime.autocast():
                 losses = self.wrapped(self.runtime.move(batch), draw.to(self.runtime.device))
-            if not torch.isfinite(losses["loss"]):
-                self._not_finite(step, losses, draw)
             (losses["loss"] * losses["count"]).backward()
             found = scalars(losses)
             total = {name: total.get(name, torch.zeros_like(value)) + value for name, value in found.items()}
+            suspects.append((draw.rows, losses["example_loss"].detach() if "example_loss" in losses else None))
         summed = dict(zip(total, self.runtime.total(torch.stack(list(total.values()))).tolist(), strict=True))
+        if not math.isfinite(summed["loss"]):  # on one process is on all: every one of them stops
+            self._not_finite("loss", step, suspects)
         # Data parallelism averages over processes; the count of all makes the mean of all terms of it.
         scale = self.runtime.world / summed["count"]
         for weight in self.weights:
             if weight.grad is not None:
                 weight.grad.mul_(scale)
         norm = clip(self.weights, self.recipe.optimizer.clip)
+        if not math.isfinite(norm):
+            self._not_finite("gradient", step, suspects)
         factor = plan.factor(step)
         set_rates(self.optimizers, factor)
         for optimizer in self.optimizers:
@@ -111,15 +110,16 @@ class Training:
             optimizer.zero_grad(set_to_none=True)
         self.objective.after_step((step + 1) / plan.stop)
         means = {name: value / summed["count"] for name, value in summed.items() if name != "count"}
-        return {**means, "grad_norm": float(norm), "rate": self.recipe.optimizer.rate * factor}
+        return {**means, "grad_norm": norm, "rate": self.recipe.optimizer.rate * factor}
 
-    def _not_finite(self, step: int, losses: Losses, draw: Draw) -> None:
-        rows = draw.rows
-        if "example_loss" in losses:
-            rows = rows[~torch.isfinite(losses["example_loss"]).to(rows.device)]
+    def _not_finite(self, what: str, step: int, suspects: list[tuple[Tensor, Tensor | None]]) -> None:
+        rows = torch.cat([rows.cpu() for rows, _ in suspects])
+        if all(losses is not None for _, losses in suspects):
+            bad = torch.cat([~torch.isfinite(losses.cpu()) for _, losses in suspects if losses is not None])
+            rows = rows[bad] if bad.any() else rows
         raise UserError(
-            f"the loss is not finite at step {step}, rows {rows[:8].tolist()}{' ...' if len(rows) > 8 else ''}; "
-            "the last checkpoint is as it was: try a lower --rate, or --precision float32, and look at these rows"
+            f"the {what} is not finite at step {step}, rows {rows[:8].tolist()}{' ...' if len(rows) > 8 else ''}; "
+            f"last checkpoint: {self.saved}; try a lower --rate, or --precision float32, and look at these rows"
         )
 
     def time_steps(self, plan: Plan, count: int = 20, skip: int = 3) -> float:
@@ -155,7 +155,6 @@ class Training:
         watch, main = self.recipe.watch, self.runtime.main
         often = max((plan.stop - plan.start) // 10, 1)
         check, save = watch.check_every or often, watch.save_every or often
-        keep = {plan.flat_until} if plan.schedule == "trapezoid" else set()
         quarter = start + max((plan.stop - start) // 4, 1)
         waited = worked = 0.0
         with signals() as caught:
@@ -166,7 +165,7 @@ class Training:
                 waited, worked = waited + got - asked, worked + time.perf_counter() - asked
                 done, pace = step + 1, worked / (step + 1 - start)
                 stop = bool(self.runtime.total(torch.tensor(len(caught), device=self.runtime.device)))
-                late = bool(self.runtime.same(done == quarter and pace * (plan.stop - start) > 1.15 * deadline))
+                late = done == quarter and bool(self.runtime.same(pace * (plan.stop - start) > 1.15 * deadline))
                 if late:
                     plan = replace(plan, stop=max(start + int(deadline / pace), done + 1))
                     if main:
@@ -182,11 +181,13 @@ class Training:
                         line = {"task": "pretext", "representation": "run", "split": "held-out", "step": done}
                         line |= {"metric": "loss", "mean": found["loss"], "chance": found["trivial"]}
                         run.log("evals.jsonl", {**line, **found})
-                if main and (done % save == 0 or last or stop or late or done in keep):
-                    run.save(done, {**self.state(), "plan": asdict(plan)}, keep, watch.keep_every)
+                if main and (done % save == 0 or last or stop or late or done in plan.landmarks):
+                    run.save(done, {**self.state(), "plan": asdict(plan)}, plan.landmarks, watch.keep_every)
                     run.save_model(self.objective)
+                    self.saved = f"{run.folder}/checkpoints/{done}"
                 if last:
                     return
                 if stop:
-                    raise Stopped(f"stopped at step {done} of {plan.stop}; go on with selfsup resume {run.folder}")
+                    where = f"stopped at step {done} of {plan.stop}; go on with selfsup resume {run.folder}"
+                    raise Stopped(where, caught[0] if caught else signal.SIGTERM)
                 asked = time.perf_counter()

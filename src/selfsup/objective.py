@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
 import importlib.util
 import sys
@@ -20,11 +19,21 @@ from selfsup.data.facts import Facts
 from selfsup.data.reader import Batch, Reader
 from selfsup.encoder import Encoder
 from selfsup.errors import UserError, nearest
+from selfsup.names import objective_names
 from selfsup.predictor import Predictor
 from selfsup.recipes import FLAG, Budget, Recipe, complaint, section, sections
 
 Losses = dict[str, Tensor]
-FOLDER = Path(__file__).parent / "objectives"
+
+
+ROW_KEYS = ("example_loss", "example_correct")
+
+
+def scalars(losses: Losses) -> dict[str, Tensor]:
+    """The entries that are one number for the batch, times the count; `count` itself as it is."""
+    count = losses["count"].detach().float()
+    means = {name: value.detach().float() * count for name, value in losses.items() if name not in (*ROW_KEYS, "count")}
+    return {**means, "count": count}
 
 
 class Objective(nn.Module, ABC):
@@ -61,7 +70,7 @@ class Objective(nn.Module, ABC):
         """Called after each step with steps done / planned; what `forward` needs of it is kept in buffers."""
 
     def pictures(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
-        """Pictures worth a look, each (B, C, H, W) in [0, 1] by title: the views, where they are pictures."""
+        """Pictures worth a look, each (B, C, H, W) in [0, 1] by title, such as the views; none by default."""
         return {}
 
 
@@ -104,16 +113,6 @@ class ObjectiveModule(Protocol):
         ...
 
 
-def objective_names() -> dict[str, str]:
-    """Name -> first line of the docstring, read from the files without importing them."""
-    found = {}
-    for file in sorted(FOLDER.glob("*.py")):
-        if not file.stem.startswith("_"):
-            doc = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
-            found[file.stem] = doc.split("\n", 1)[0]
-    return found
-
-
 def load_objective(name: str) -> ObjectiveModule:
     """The module of an objective: a name in `objectives/`, or a path to a Python file.
 
@@ -125,6 +124,18 @@ def load_objective(name: str) -> ObjectiveModule:
         if name not in known:
             raise UserError(f"no objective {name!r}; {nearest(name, known)}, or a path to a .py file of yours")
         return cast("ObjectiveModule", importlib.import_module(f"selfsup.objectives.{name}"))
+    module = _from_file(name)
+    others = {
+        field.name for part, value in sections(module.recipe()).items() if part != "config" for field in fields(value)
+    }
+    taken = others & {field.name for field in fields(module.Config)}
+    if taken:  # on the command line all settings stand side by side
+        raise UserError(f"{name}: its Config may not have {', '.join(sorted(taken))}: other settings have that name")
+    return module
+
+
+def _from_file(name: str) -> ObjectiveModule:
+    """The module in a Python file of the user's."""
     path = Path(name).resolve()
     if not path.is_file():
         raise UserError(f"{name}: no such file; allowed: {', '.join(objective_names())}, or a path to a .py file")

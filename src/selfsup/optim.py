@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,11 @@ class Plan:
     def flat_until(self) -> int:
         """Step at which a trapezoid begins to fall."""
         return self.stop - self.cooldown
+
+    @property
+    def landmarks(self) -> set[int]:
+        """Steps whose checkpoints are kept: a longer run starts where a trapezoid begins to fall."""
+        return {self.flat_until} if self.schedule == "trapezoid" else set()
 
 
 class Lars(torch.optim.Optimizer):
@@ -113,8 +119,10 @@ class Muon(torch.optim.Optimizer):
 
 
 def _hidden_matrices(module: nn.Module) -> set[int]:
-    """Ids of the weights that map hidden states to hidden states: no vectors, no embeddings, nothing tied to one."""
+    """Ids of matrices and convolutions: no vectors, no embeddings, nothing tied to one, no head over a vocabulary."""
     tables = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
+    heads = [part.get_output_embeddings() for part in module.modules() if isinstance(part, PreTrainedModel)]
+    tables |= {id(head.weight) for head in heads if head is not None}
     matrices = {id(weight) for weight in module.parameters() if weight.ndim in (2, 4)}
     return matrices - tables
 

@@ -8,17 +8,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from selfsup.data.part import cell_name
+from selfsup.data.documents import documents
+from selfsup.data.part import Part, cell_name
 from selfsup.data.pixels import probe_sizes
 from selfsup.data.source import Data, open_source
-from selfsup.encoder import ABOUT, load_encoder
+from selfsup.encoder import ABOUT, Encoder, load_encoder
 from selfsup.errors import UserError
 from selfsup.image_encoder import ImageEncoder
 from selfsup.predictor import Generator
-from selfsup.prepare import open_part
+from selfsup.prepare import open_part, resolution_for
 from selfsup.progress import Progress
 from selfsup.recipes import ImageData
+from selfsup.runtime import fastest_device
 
 EMBEDDINGS = (".npy", ".parquet")
 
@@ -62,6 +66,7 @@ def generate(
             f"--temperature {temperature} --tokens {tokens} --top-k {top_k}: none may be negative, tokens not 0"
         )
     generator = load_generator(place)
+    generator.module.to(fastest_device())
     ids: list[int] = []
     shown = ""
     for token in generator.stream(prompt, tokens, temperature, top_k, seed):
@@ -72,6 +77,23 @@ def generate(
             shown = text
 
 
+def _vectors(encoder: Encoder, part: Part, name: str, progress: Progress) -> Tensor:
+    """(N, D): a vector for each row of a part, not a number where there is nothing to encode."""
+    if isinstance(encoder, ImageEncoder):
+        resolution = resolution_for(encoder.about.size, probe_sizes(part.table))
+        store = open_part(part, resolution, ImageData(source=name), progress)
+        found = encoder.encode(store)
+        found[torch.from_numpy(store.good != np.arange(len(store)))] = torch.nan  # not the next good one's vector
+        return found
+    texts, bad = [""] * len(part), []
+    for block in documents(part.table, bad):
+        texts[block.row] += block.text
+    found = encoder.encode(texts)
+    broken = {row for row, _, _ in bad}
+    found[[row for row, text in enumerate(texts) if not text or row in broken]] = torch.nan
+    return found
+
+
 def embed(
     place: str | os.PathLike,
     data: Data,
@@ -79,7 +101,9 @@ def embed(
     columns: dict[str, str] | None = None,
     quiet: bool = False,
 ) -> Path:
-    """Write one vector for each row of the data, all parts in order: `.npy`, or `.parquet` with names and labels.
+    """Write one vector for each row of the data, all parts in order: `.npy`, or `.parquet` with names and parts.
+
+    What is empty or cannot be read gets a vector that is not a number, so that rows stay where they are.
 
     Args:
         place: a run, an exported folder, or a hub id.
@@ -91,20 +115,12 @@ def embed(
     file = Path(out)
     if file.suffix not in EMBEDDINGS:
         raise UserError(f"--out {file}: allowed endings are {', '.join(EMBEDDINGS)}")
-    encoder, progress = load_encoder(place), Progress(not quiet)
+    encoder, progress = load_encoder(place).to(fastest_device()), Progress(not quiet)
     source = open_source(data, columns)
     source.require(encoder.kind)
     vectors, names, parts = [], [], []
     for name, part in source.parts.items():
-        if isinstance(encoder, ImageEncoder):
-            settings = ImageData(source=source.name)
-            # As in training: not larger than the pictures are, so that they are magnified once, by the encoder.
-            resolution = max(min(round(encoder.about.size * 1.15), probe_sizes(part.table)), 8)
-            found = encoder.encode(open_part(part, resolution, settings, progress))
-        else:
-            texts = [_whole(cell) for cell in part.table["text"]]
-            found = encoder.encode(texts)
-        vectors.append(found.numpy())
+        vectors.append(_vectors(encoder, part, source.name, progress).numpy())
         names += [cell_name(part.table, row) for row in range(len(part))]
         parts += [name] * len(part)
     matrix = np.concatenate(vectors)
@@ -126,13 +142,3 @@ def embed(
             fresh.unlink()
         raise UserError(f"cannot write {file}: {error.strerror}") from error
     return file
-
-
-def _whole(cell: object) -> str:
-    """The text of a cell: a string, or the content of a file."""
-    if isinstance(cell, dict):
-        try:
-            return Path(cell["path"]).read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{cell['path']} is not UTF-8 (byte {error.start}); convert it first") from error
-    return "" if cell is None else str(cell)

@@ -11,7 +11,7 @@ from selfsup.data.part import Part, label_column
 from selfsup.data.pixels import PixelStore, open_pixels, probe_sizes
 from selfsup.data.source import Data, Source, open_source
 from selfsup.data.store import cache_root, fingerprint
-from selfsup.data.tokenizer import end_id
+from selfsup.data.tokenizer import OWN, end_id
 from selfsup.data.tokens import TokenStore, open_tokens
 from selfsup.errors import UserError
 from selfsup.progress import Progress
@@ -45,6 +45,11 @@ def edge_for(median: int, gpu: bool) -> int:
     return min(median // 32 * 32, 224 if gpu else 96)
 
 
+def resolution_for(size: int, median: int) -> int:
+    """Edge of the stored squares: a margin over the view, so that crops are seldom magnified, if there is one."""
+    return max(min(round(size * 1.15), median), 8)
+
+
 def open_part(
     part: Part, resolution: int, data: ImageData, progress: Progress, channels: int | None = None
 ) -> PixelStore:
@@ -60,8 +65,7 @@ def prepare_pictures(source: Source, data: ImageData, gpu: bool, progress: Progr
     part = source.parts["train"]
     median = probe_sizes(part.table)
     size = data.pixels or edge_for(median, gpu)
-    resolution = max(min(round(size * 1.15), median), 8)  # a margin, so that crops are seldom magnified
-
+    resolution = resolution_for(size, median)
     train = open_part(part, resolution, data, progress)
     own = next((source.parts[name] for name in ("valid", "test") if name in source.parts), None)
     if own:
@@ -86,7 +90,8 @@ def prepare_text(source: Source, data: TextData, progress: Progress) -> Prepared
         source.parts["train"], own, data.tokenizer, data.vocabulary, cache_root(data.cache), progress.part
     )
     facts = TextFacts(
-        rows=len(train.offsets) - 1, tokens=len(train), vocabulary=len(train.tokenizer), tokenizer=data.tokenizer,
+        rows=len(train.offsets) - 1, tokens=len(train), vocabulary=len(train.tokenizer),
+        tokenizer=data.tokenizer if data.tokenizer in OWN else "given",
         end=end_id(train.tokenizer), content=train.digest(),
     )  # fmt: skip
     return Prepared(train, held_out if len(held_out) > 1 else None, facts)

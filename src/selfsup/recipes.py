@@ -69,7 +69,7 @@ class ImageBackbone:
     network: str | None = None
     """A timm network by name, in place of the dial."""
     init: str | None = None
-    """Start from these weights: a run, a folder, or hf:ID / timm name of a pretrained network."""
+    """Start from these weights: a run, a folder that selfsup wrote, timm:NAME or hf:ID."""
 
 
 @validated(frozen=True, kw_only=True, config=STRICT)
@@ -87,7 +87,7 @@ class TextBackbone:
     dropout: Share = 0.0
     """Dropout in the network; none is the better default when pretraining passes over its data a few times."""
     init: str | None = None
-    """Start from these weights: a run, a folder, or hf:ID."""
+    """Start from these weights, and their tokenizer: a run, a folder, or hf:ID."""
 
 
 @validated(frozen=True, kw_only=True, config=STRICT)
@@ -113,7 +113,7 @@ class Optimizer:
     warmup: Share = 0.1
     """Share of the steps in which the rate rises from 0."""
     schedule: Literal["cosine", "linear", "trapezoid"] = "cosine"
-    """How the rate falls after that; a trapezoid stays flat until the cool-down and can be extended exactly."""
+    """How the rate falls after that; a trapezoid stays flat until the cool-down, and --more goes on from there."""
     cooldown: Share = 0.2
     """Share of the steps in which a trapezoid falls."""
     clip: Annotated[float, Field(ge=0)] = 1.0

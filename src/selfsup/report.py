@@ -18,6 +18,7 @@ from selfsup.run import Run, writing
 SHEET = 8  # pictures on a sheet of views
 QUERIES, FOUND = 8, 6  # rows and columns of the nearest neighbors
 POINTS = 2000  # pictures on the map
+FEW = 50  # held-out pictures below which training pictures are shown
 
 
 def _channels_last(image: Tensor) -> np.ndarray:
@@ -49,7 +50,7 @@ def draw_views(run: Run, objective: Objective, reader: Reader) -> None:
 
 
 def draw_embeddings(run: Run, encoder: ImageEncoder, store: PixelStore) -> None:
-    """`pictures/neighbors.png` and `pictures/map.png`: held-out pictures as the encoder sees them."""
+    """`pictures/neighbors.png` and `pictures/map.png`: pictures as the encoder sees them."""
     some = store.subset(np.unique(np.linspace(0, len(store) - 1, min(POINTS, len(store))).astype(np.int64)))
     features = torch.nn.functional.normalize(encoder.encode(some), dim=1)
     queries = np.unique(np.linspace(0, len(some) - 1, QUERIES).astype(np.int64))
@@ -59,7 +60,7 @@ def draw_embeddings(run: Run, encoder: ImageEncoder, store: PixelStore) -> None:
     for query, scores, rows in zip(queries, score.tolist(), found.tolist(), strict=True):
         others = [(s, row) for s, row in zip(scores, rows, strict=True) if row != query][:FOUND]
         near.append([Picture(some.pixels([row])[0], f"{s:.2f}") for s, row in others])
-    neighbors(run.folder / "pictures" / "neighbors.png", shown, near, "Nearest held-out pictures")
+    neighbors(run.folder / "pictures" / "neighbors.png", shown, near, "Nearest pictures")
     labels = some.label_rows() if some.classes else None
     embedding_map(
         run.folder / "pictures" / "map.png", map_points(features, run.recipe.seed), labels, list(some.classes) or None

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ import torch
 
 from selfsup.construct import construct
 from selfsup.data.facts import Facts, facts_from_json, facts_to_json
+from selfsup.data.tokenizer import OWN
 from selfsup.encoder import Encoder, load_encoder
 from selfsup.errors import UserError
 from selfsup.objective import Objective, load_objective
-from selfsup.recipes import Recipe, from_json, to_json
+from selfsup.recipes import ImageData, Recipe, TextData, from_json, to_json
 
 LATEST = "latest"
 
@@ -116,6 +118,14 @@ class Run:
         """What the run is."""
         values = self.record["recipe"]
         return from_json(values, load_objective(values["objective"]).recipe())
+
+    @property
+    def data(self) -> ImageData | TextData:
+        """Where the data is, and how it is read; a tokenizer that came from elsewhere is the run's own copy of it."""
+        data = self.recipe.data
+        if isinstance(data, TextData) and data.tokenizer not in OWN:
+            return replace(data, tokenizer=str(self.folder / "tokenizer"))
+        return data
 
     @property
     def facts(self) -> Facts:

@@ -6,8 +6,10 @@ import os
 import platform
 import resource
 import signal
+import subprocess
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +17,6 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
-from selfsup.errors import UserError
 from selfsup.nn.norm import over_all_processes
 
 
@@ -24,6 +25,11 @@ def fast_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
+def fastest_device() -> torch.device:
+    """A GPU where there is one, for what needs a single process."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class Runtime:
@@ -37,7 +43,9 @@ class Runtime:
 
     def __init__(self, precision: str | None = None) -> None:
         plain = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
-        self._accelerator = Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[plain])
+        self._accelerator = Accelerator(
+            mixed_precision="no", cpu=not torch.cuda.is_available(), kwargs_handlers=[plain]
+        )
         self.device: torch.device = self._accelerator.device
         self.rank, self.world = self._accelerator.process_index, self._accelerator.num_processes
         self.precision = precision or ("bfloat16" if fast_bfloat16(self.device) else "float32")
@@ -93,6 +101,18 @@ class Runtime:
             "precision": self.precision,
         }
 
+    def commit(self) -> str | None:
+        """Commit of this code, where it runs from a checkout."""
+        git = ["git", "-C", str(Path(__file__).parent)]
+        tracked = [*git, "ls-files", "--error-unmatch", Path(__file__).name]  # not just installed inside a repository
+        try:
+            subprocess.run(tracked, capture_output=True, check=True)
+            return subprocess.run(
+                [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+            ).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            return None
+
     def peak_memory(self) -> dict[str, float]:
         """Largest memory so far in MB: of the process, mapped pages included, and of the device."""
         found = {"process_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
@@ -103,23 +123,20 @@ class Runtime:
 
 def seed_step(seed: int, step: int, rank: int) -> None:
     """Reseed torch's generator for a step, so that dropout falls alike whether or not the run was interrupted."""
-    torch.manual_seed((seed * 1_000_003 + step) * 1_009 + rank)
+    torch.manual_seed(((seed * 1_000_003 + step) * 1_009 + rank) % 2**63)
 
 
-def clip(weights: Iterable[Tensor], most: float) -> Tensor:
-    """Norm of the gradient, which is then cut to `most`; 0 for no cut.
-
-    Raises:
-        UserError: the norm is not a number.
-    """
-    norm = torch.nn.utils.clip_grad_norm_(weights, most or float("inf"))
-    if not torch.isfinite(norm):
-        raise UserError(f"the gradient is not finite ({float(norm)}); try a lower --rate or --precision float32")
-    return norm
+def clip(weights: Iterable[Tensor], most: float) -> float:
+    """Norm of the gradient, which is then cut to `most`; 0 for no cut."""
+    return float(torch.nn.utils.clip_grad_norm_(weights, most or float("inf")))
 
 
 class Stopped(Exception):
-    """The run was asked to end, has saved itself and can be resumed."""
+    """The run was asked to end by a signal, has saved itself and can be resumed."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number = number
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from transformers import (
+    AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -25,7 +26,19 @@ from selfsup.errors import UserError
 from selfsup.ops.pooling import masked_mean
 
 # size -> layers, heads, width
-SIZES = {"nano": (4, 4, 128), "tiny": (6, 6, 256 + 128), "small": (8, 8, 512), "base": (12, 12, 768)}
+SIZES = {"nano": (4, 4, 128), "tiny": (6, 8, 256), "small": (8, 8, 512), "base": (12, 12, 768)}
+
+
+# What transformers' causal networks call their rates of dropout.
+DROPOUTS = (
+    "resid_pdrop",
+    "embd_pdrop",
+    "attn_pdrop",
+    "attention_dropout",
+    "hidden_dropout",
+    "dropout",
+    "activation_dropout",
+)
 
 
 class TextEncoder(Encoder):
@@ -68,15 +81,22 @@ class TextEncoder(Encoder):
         return cls(AutoModelForCausalLM.from_config(config, attn_implementation="sdpa"), tokenizer, context)
 
     @classmethod
-    def from_hub(cls, name: str, context: int | None = None) -> TextEncoder:
+    def from_hub(cls, name: str, context: int | None = None, dropout: float = 0.0) -> TextEncoder:
         """A pretrained causal network: a folder, or `hf:` and a hub id, which uses the network.
+
+        Args:
+            name: of the folder, or the id.
+            context: tokens that it will be given; all that it can read when not given.
+            dropout: in place of what it was trained with.
 
         Raises:
             UserError: there is none, or it cannot be fetched.
         """
         place = name.removeprefix("hf:")
         try:
-            model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32)
+            config = AutoConfig.from_pretrained(place)
+            rates = {name: dropout for name in DROPOUTS if name in config.to_dict()}
+            model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32, **rates)
             tokenizer = AutoTokenizer.from_pretrained(place)
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())[:140]

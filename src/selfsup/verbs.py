@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as json_format
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,6 +47,19 @@ def _show_results(rows: list[dict[str, Any]], json: bool) -> int:
     return 0
 
 
+def _until_stopped(work: Callable[[], object]) -> int:
+    """Exit code of training: 0, or as shells have it, 128 and the number of the signal that ended it."""
+    from selfsup.runtime import Stopped
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        work()
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return 128 + stopped.number
+    return 0
+
+
 def show(run: Positional[str], json: Json = False) -> int:
     """What a run is, or an objective: its recipe, its state, its scores.
 
@@ -53,7 +67,8 @@ def show(run: Positional[str], json: Json = False) -> int:
         run: folder of a run, or name of an objective.
         json: print JSON.
     """
-    from selfsup.objective import load_objective, objective_names
+    from selfsup.names import objective_names
+    from selfsup.objective import load_objective
     from selfsup.recipes import to_json
     from selfsup.run import Run
 
@@ -83,16 +98,9 @@ def train(arguments: tuple[str, ...]) -> int:
     from selfsup.parse import training
 
     recipe, out = training(arguments[0], list(arguments[1:]))
-    from selfsup.runtime import Stopped
     from selfsup.training import train as run_training
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        run_training(recipe, out)
-    except Stopped as stopped:
-        print(stopped, file=sys.stderr)
-        return 143
-    return 0
+    return _until_stopped(lambda: run_training(recipe, out))
 
 
 def resume(run: Positional[Path], more: int | None = None) -> int:
@@ -102,18 +110,11 @@ def resume(run: Positional[Path], more: int | None = None) -> int:
         run: folder of the run.
         more: steps to add.
     """
-    from selfsup.runtime import Stopped
     from selfsup.training import resume as go_on
 
     if more is not None and more < 1:
         raise UserError(f"--more {more}: allowed is a number of steps, 1 or more")
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        go_on(run, more)
-    except Stopped as stopped:
-        print(stopped, file=sys.stderr)
-        return 143
-    return 0
+    return _until_stopped(lambda: go_on(run, more))
 
 
 def eval_(run: Positional[Path], data: str | None = None, columns: tuple[str, ...] = (), json: Json = False) -> int:

@@ -16,7 +16,8 @@ from selfsup.data.draw import Draw
 from selfsup.data.reader import Batch, Reader
 from selfsup.data.tokens import TokenStore
 from selfsup.loop import Training
-from selfsup.objective import Objective, ObjectiveModule, load_objective, objective_names
+from selfsup.names import objective_names
+from selfsup.objective import Objective, ObjectiveModule, load_objective
 from selfsup.prepare import Prepared, prepare
 from selfsup.progress import Progress
 from selfsup.recipes import Budget, Recipe, Watch
@@ -74,19 +75,13 @@ def load_case(name: str) -> Case:
         source.load_sample = functools.cache(source.load_sample)
     module = load_objective(name)
     recipe = replace(module.tiny(), precision="float32")
-    prepared, runtime = prepare(recipe.data, None, False, Progress(False)), CPU()
-    return Case(name, module, resolve(recipe, prepared, runtime, Progress(False)), prepared)  # type: ignore[arg-type]
-
-
-class CPU:
-    """What `resolve` asks of a runtime; a real one would join a process group too early."""
-
-    device, precision = torch.device("cpu"), "float32"
+    prepared = prepare(recipe.data, None, False, Progress(False))
+    return Case(name, module, resolve(recipe, prepared, torch.device("cpu"), "float32"), prepared)
 
 
 def steps(training: Training, count: int) -> list[dict[str, float]]:
     """The metrics of the first steps of a run."""
-    plan = make_plan(training.recipe, training, 0, count)
+    plan = make_plan(training.recipe.optimizer, 0, count)
     return [training.step(number, parts, plan) for number, parts in enumerate(training.read(0, count))]
 
 

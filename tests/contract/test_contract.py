@@ -19,6 +19,7 @@ import torch
 from contract.case import Case, differing, in_float64, steps, untimed
 from selfsup.data.draw import Draw
 from selfsup.data.pixels import PixelStore
+from selfsup.data.tokens import TokenStore
 from selfsup.encoder import Encoder
 from selfsup.errors import UserError
 from selfsup.objective import load_objective
@@ -163,7 +164,7 @@ def test_every_trainable_weight_learns(case: Case):
     training = case.training(clip=0.0)
     largest = {name: 0.0 for name, weight in training.objective.named_parameters() if weight.requires_grad}
     before = {name: weight.clone() for name, weight in training.objective.named_parameters()}
-    plan = make_plan(training.recipe, training, 0, 5)
+    plan = make_plan(training.recipe.optimizer, 0, 5)
     for number, parts in enumerate(training.read(0, 5)):
         for batch, draw in parts:
             losses = training.objective(batch, draw)
@@ -182,7 +183,7 @@ def test_every_trainable_weight_learns(case: Case):
 def test_the_loss_on_one_batch_falls(case: Case):
     training = case.training(warmup=0.1)
     size = training.recipe.optimizer.batch
-    plan = make_plan(training.recipe, training, 0, 30)
+    plan = make_plan(training.recipe.optimizer, 0, 30)
     found = [training.step(number, [case.batch(range(size))], plan)["loss"] for number in range(30)]
     assert np.isfinite(found).all()
     assert np.mean(found[-3:]) < 0.9 * np.mean(found[:3]), found
@@ -193,6 +194,9 @@ def test_golden_losses(case: Case):
 
     In float64: in float32 rounding grows to one percent within 20 steps, because Adam divides by small gradients.
     """
+    if isinstance(case.prepared.train, TokenStore):  # the sample is this Python's own documentation
+        words = [f"{number * number % 9973} is {number} times {number} mod 9973. " for number in range(4000)]
+        case = replace(case, prepared=prepare(case.recipe.data, ["".join(words)], False, Progress(False)))
     batch, _ = case.batch(range(64))
     digest = blake2b(b"".join(batch[name].numpy().tobytes() for name in sorted(batch)), digest_size=8).hexdigest()
     found = [round(metrics["loss"], 6) for metrics in steps(case.training_of(in_float64(case.objective())), 20)]
@@ -201,8 +205,7 @@ def test_golden_losses(case: Case):
         golden[case.name] = {"data": digest, "losses": found}
         GOLDEN.write_text(json.dumps(golden, indent=1, sort_keys=True) + "\n")
     assert case.name in golden, f"no golden losses yet: {RENEW}=1 python -m pytest tests/contract -k golden"
-    if golden[case.name]["data"] != digest:
-        pytest.skip("this Python or these libraries bring other sample data than the golden losses were made with")
+    assert golden[case.name]["data"] == digest, "other data than the golden losses were made with"
     assert found == pytest.approx(golden[case.name]["losses"], rel=1e-3)
 
 

@@ -15,13 +15,18 @@ from safetensors.torch import load_file, save_file
 from contract.case import NAMES, load_case
 from selfsup.encoder import evaluating
 from selfsup.errors import UserError
-from selfsup.exports import export
+from selfsup.exports import export, snippet
 from selfsup.image_encoder import ImageEncoder
 from selfsup.predictor import Generator
 from selfsup.run import Run
 from selfsup.text_encoder import TextEncoder
 
 TEXT = "hidden things are found"
+NETWORKS: dict[str, tuple[str, int, dict]] = {  # beside those of the objectives: every way in which a network is loaded
+    "plain stem, small pictures": ("resnet18", 32, {}),
+    "stock stem": ("resnet18", 64, {}),
+    "transformer": ("vit_tiny_patch16_224", 32, {"img_size": 32, "patch_size": 8, "depth": 2}),
+}
 OUTPUTS = ("features", "hidden", "logits")
 
 STRANGER = """
@@ -93,6 +98,17 @@ def jobs(finished, tmp_path_factory) -> list[dict]:
                 {"objective": objective, "name": name, "code": code, "text": TEXT, "inputs": str(inputs)}
                 | {"out": str(inputs.with_suffix(".out")), "outputs": OUTPUTS}
             )
+    for name, (network, size, arguments) in NETWORKS.items():
+        encoder = ImageEncoder.create(network, arguments, size, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
+        place = folder / name.replace(" ", "-").replace(",", "")
+        encoder.save(place)
+        shown = torch.from_numpy(pictures(encoder)).permute(0, 3, 1, 2).contiguous() / 255
+        save_file({"pictures": shown}, f"{place}.in")
+        save_file({"features": encoder.encode(pictures(encoder))}, f"{place}.right")
+        found.append(
+            {"objective": None, "name": name, "code": snippet(encoder, place), "text": TEXT, "inputs": f"{place}.in"}
+            | {"out": f"{place}.out", "outputs": OUTPUTS}
+        )
     (folder / "jobs.json").write_text(json.dumps(found))
     command = [sys.executable, "-I", "-c", STRANGER, str(folder / "jobs.json")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
@@ -113,8 +129,18 @@ def test_exports_equal_the_run(case, finished, jobs):
             assert output.std() > 0
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_kind_of_network_loads(name, jobs):
+    (job,) = (job for job in jobs if job["name"] == name)
+    right, got = load_file(Path(job["out"]).with_suffix(".right")), load_file(job["out"])
+    assert torch.allclose(got["features"], right["features"], rtol=1e-5, atol=1e-5)
+    assert got["features"].std() > 0
+    assert ("model.conv1 = torch.nn.Conv2d(3, 64" in job["code"]) == (name == "plain stem, small pictures")
+    assert ("local-dir:" in job["code"]) == (name != "plain stem, small pictures")
+
+
 def test_the_card_holds_the_code(case, finished, jobs):
-    for job in jobs:
+    for job in (job for job in jobs if job["objective"]):
         card = (Path(job["out"]).parent / job["objective"] / job["name"] / "README.md").read_text()
         assert job["code"].strip() in card and f"`{job['objective']}`" in card
 

@@ -30,7 +30,7 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_timing_leaves_no_trace(case: Case):
     training = case.training()
     before = {name: value.clone() for name, value in training.objective.state_dict().items()}
-    plan = make_plan(training.recipe, training, 0, 10)
+    plan = make_plan(training.recipe.optimizer, 0, 10)
     assert 1e-4 < training.time_steps(plan) < 5
     assert differing(dict(training.objective.state_dict()), before) == []
     fresh = case.training()

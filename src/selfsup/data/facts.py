@@ -36,7 +36,7 @@ class TextFacts:
         rows: number of training documents.
         tokens: number of training tokens.
         vocabulary: number of token ids.
-        tokenizer: how it was made, `byte`, `char`, `bpe` or the name of a ready one.
+        tokenizer: how it was made, `byte`, `char` or `bpe`; `given` for a ready one.
         end: id of the token that ends a document.
         content: digest of the training tokens, so that a resumed run notices other ones.
     """

@@ -60,7 +60,7 @@ def _decode(cells: list, resolution: int, channels: int, most: int) -> list[_Dec
 
 def _blocks(table: Dataset, resolution: int, channels: int, most: int) -> Iterator[list[_Decoded | str]]:
     """Decoded blocks in order; a few threads work ahead, so that memory stays bounded."""
-    threads = os.cpu_count() or 1
+    threads = min(os.cpu_count() or 1, 8)  # each holds blocks of pixels
     with ThreadPoolExecutor(threads) as pool:
         waiting = []
         for start in range(0, len(table), BLOCK):

@@ -57,13 +57,15 @@ def train_tokenizer(kind: str, vocabulary: int, texts: Iterable[str]) -> PreTrai
     )
 
 
+def place_of(name: str) -> Path:
+    """The folder of a ready tokenizer: the name itself, or inside a run."""
+    return Path(name) / "model" / "text" if (Path(name) / "run.json").exists() else Path(name)
+
+
 def identity(name: str) -> str:
-    """What a tokenizer is known by: the name, and the files where it is a folder, which may hold another tomorrow."""
-    place = Path(name)
-    files = (
-        sorted(file for file in place.rglob("*.json") if file.is_file()) if name not in OWN and place.is_dir() else []
-    )
-    return fingerprint([name, *((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files)])
+    """What a tokenizer is known by: its name, or the content of its files, which may be another tomorrow."""
+    files = [] if name in OWN else sorted(place_of(name).glob("*token*.json"))
+    return fingerprint([file.read_bytes().hex() for file in files] or [name])
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
@@ -72,9 +74,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     Raises:
         UserError: it cannot be loaded.
     """
-    place = Path(name)
-    place = place / "model" / "text" if (place / "run.json").exists() else place
-    allowed = f"{', '.join(OWN)}, a folder, a run, or hf:ID"
+    place, allowed = place_of(name), f"{', '.join(OWN)}, a folder, a run, or hf:ID"
     if not place.exists() and not name.startswith("hf:"):  # a mistyped name must not go to the network
         raise UserError(f"--tokenizer {name}: no such folder; allowed: {allowed}")
     try:

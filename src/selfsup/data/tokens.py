@@ -54,8 +54,8 @@ class TokenStore:
         return self.ids[slice(self.start + max(start, 0), self.start + max(min(stop, len(self)), 0))]
 
     def text(self) -> str:
-        """All that this store shows, as text."""
-        return str(self.tokenizer.decode(self.read(0, len(self)).tolist()))
+        """All that this store shows, as text, without the ends of documents."""
+        return str(self.tokenizer.decode(self.read(0, len(self)).tolist(), skip_special_tokens=True))
 
     def digest(self) -> str:
         """A short digest of all ids that this store shows; about a second for a GB."""

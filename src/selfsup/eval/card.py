@@ -7,25 +7,27 @@ from dataclasses import replace
 from typing import Any
 
 from selfsup.data.facts import ImageFacts
-from selfsup.data.tokens import TokenStore
+from selfsup.data.source import GIVEN, Data, open_source
+from selfsup.data.store import cache_root
+from selfsup.data.tokens import TokenStore, open_tokens
 from selfsup.errors import UserError
 from selfsup.eval.language import evaluate_language
 from selfsup.eval.pictures import evaluate_pictures, open_labelled
-from selfsup.prepare import prepare
+from selfsup.prepare import Prepared, columns_of, prepare
 from selfsup.progress import Progress
 from selfsup.recipes import ImageData, TextData
 from selfsup.run import Run
 
 
 def evaluate(
-    folder: str | os.PathLike, data: str | None = None, columns: tuple[str, ...] = (), quiet: bool = False
+    folder: str | os.PathLike, data: Data | None = None, columns: tuple[str, ...] = (), quiet: bool = False
 ) -> list[dict[str, Any]]:
     """Score a run, append the results to its `evals.jsonl`, and return them.
 
     Args:
         folder: the run.
         data: labelled pictures, or text that was held out; the run's own source when not given.
-        columns: `meaning=name` pairs for `data`.
+        columns: `meaning=name` pairs for the data.
         quiet: no progress on the terminal.
 
     Raises:
@@ -35,25 +37,45 @@ def evaluate(
     if not run.step:
         raise UserError(f"{folder} has no checkpoint yet; go on with selfsup resume {folder}")
     progress, recipe, facts = Progress(not quiet), run.recipe, run.facts
-    settings = recipe.data if data is None else replace(recipe.data, source=data, columns=columns)
+    own = replace(recipe.data, columns=columns or recipe.data.columns)
+    name = own.source if data is None else str(data) if isinstance(data, str | os.PathLike) else GIVEN
+    settings = own if data is None else replace(own, source=name, columns=columns)
     if isinstance(settings, ImageData):
         assert isinstance(facts, ImageFacts)
-        results = evaluate_pictures(run, open_labelled(settings, facts.resolution, progress), progress)
+        labelled = open_labelled(settings, data, facts.resolution, progress)
+        results = evaluate_pictures(run, labelled, progress)
     else:
-        results = _language(run, settings, data, progress)
+        results = evaluate_language(run, *_texts(run, settings, data, progress), name, progress)
     for line in results:
         run.log("evals.jsonl", line)
     return results
 
 
-def _language(run: Run, settings: TextData, data: str | None, progress: Progress) -> list[dict[str, Any]]:
-    own = prepare(run.recipe.data, None, False, progress)
-    assert isinstance(own.train, TokenStore)
-    held_out, name = own.held_out, run.recipe.data.source
-    if data is not None:  # all of it is held out, read with the run's own tokenizer
-        other = prepare(replace(settings, tokenizer=str(run.folder / "tokenizer")), None, False, progress)
-        assert isinstance(other.train, TokenStore)
-        held_out, name = other.train.cut(0, len(other.train)), data
-    if not isinstance(held_out, TokenStore):
-        raise UserError(f"{name} has no held-out text; name some with --data")
-    return evaluate_language(run, own.train, held_out, name, progress)
+def _texts(run: Run, settings: TextData, data: Data | None, progress: Progress) -> tuple[TokenStore | None, TokenStore]:
+    """What the run learned from, where it can still be opened and is as it was, and what it is scored on."""
+    if data is None:
+        own = _own(run, progress)
+        if not isinstance(own.held_out, TokenStore):
+            raise UserError(f"{run.recipe.data.source} has no held-out text; name some with --data")
+        assert isinstance(own.train, TokenStore)
+        return own.train, own.held_out
+    source = open_source(data, columns_of(settings.columns), settings.cache)
+    source.require("text")
+    part = next(source.parts[name] for name in ("test", "valid", "train") if name in source.parts)
+    tokenizer, root = str(run.folder / "tokenizer"), cache_root(settings.cache)
+    held_out, _ = open_tokens(part, part, tokenizer, None, root, progress.part)  # all of it is held out
+    try:
+        train = _own(run, progress).train
+    except UserError:
+        return None, held_out
+    assert isinstance(train, TokenStore)
+    return train, held_out
+
+
+def _own(run: Run, progress: Progress) -> Prepared:
+    """The run's own data, as it was."""
+    own = prepare(run.data, None, False, progress)
+    if own.facts.content != run.facts.content:
+        source = run.recipe.data.source
+        raise UserError(f"{source} has changed since {run.folder} was trained on it; name held-out text with --data")
+    return own

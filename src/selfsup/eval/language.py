@@ -18,6 +18,7 @@ from selfsup.objective import Objective
 from selfsup.ops.language import bits_per_byte
 from selfsup.progress import Progress
 from selfsup.run import Run
+from selfsup.runtime import fastest_device
 
 Result = dict[str, Any]
 BATCH = 64  # windows scored at once
@@ -29,9 +30,11 @@ def total_loss(objective: Objective, reader: Reader, progress: Progress) -> tupl
     rows = np.arange(len(reader))
     order = [(-1, rows[i : i + BATCH]) for i in range(0, len(rows), BATCH)]
     nats, count, correct = 0.0, 0, 0.0
+    device = fastest_device()
+    objective.to(device)
     with evaluating(objective):
         for done, (batch, draw) in enumerate(batches(reader, order, 0), 1):
-            losses = objective(batch, draw)
+            losses = objective({name: value.to(device) for name, value in batch.items()}, draw.to(device))
             tokens = int(losses["count"])
             nats, count = nats + float(losses["loss"].double()) * tokens, count + tokens
             correct += float(losses["accuracy"]) * tokens
@@ -39,19 +42,21 @@ def total_loss(objective: Objective, reader: Reader, progress: Progress) -> tupl
     return nats, count, round(correct)
 
 
-def evaluate_language(run: Run, train: TokenStore, held_out: TokenStore, name: str, progress: Progress) -> list[Result]:
+def evaluate_language(
+    run: Run, train: TokenStore | None, held_out: TokenStore, name: str, progress: Progress
+) -> list[Result]:
     """Held-out text under the run, its untrained network, a unigram, a 5-gram and xz, one result a number.
 
+    Without the training text (None) there is nothing that the last three could have learned from: they are left out.
     All see the same windows, without context from before a window, but for xz, which sees the training text and
     everything up to the byte it writes. Of very long held-out text the first `MOST` tokens are scored.
     """
     held_out = held_out.cut(0, min(len(held_out), MOST))
-    text = held_out.text()
+    text = held_out.cut(1, len(held_out)).text()  # the first token is no target
     size = len(text.encode("utf-8"))
     reader = WindowReader(held_out, run.recipe.config.context)
     context = reader.context
     vocabulary = len(held_out.tokenizer)
-    ids, past = held_out.read(0, len(held_out)), train.read(max(len(train) - 20_000_000, 0), len(train))
     results: list[Result] = []
 
     def add(who: str, metric: str, value: float, chance: float) -> None:
@@ -72,9 +77,12 @@ def evaluate_language(run: Run, train: TokenStore, held_out: TokenStore, name: s
 
     score("run", *total_loss(run.objective(), reader, progress))
     score("untrained", *total_loss(run.untrained(), reader, progress))
+    if train is None:
+        return results
+    ids, past = held_out.read(0, len(held_out)), train.read(max(len(train) - 20_000_000, 0), len(train))
     for who, order in (("unigram", 1), ("5-gram", 5)):
         model = NGram.fit(past, vocabulary, order)
         nats, correct = model.score(ids, context)
         score(who, float(np.sum(nats)), len(nats), int(np.sum(correct)))
-    add("xz", "bits per byte", xz_bits_per_byte(text.encode("utf-8"), train.text_end(16_000_000)), 8.0)
+    add("xz", "bits per byte", xz_bits_per_byte(text.encode("utf-8"), train.text_end(4_000_000)), 8.0)
     return results

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from selfsup.data.crops import resize
 from selfsup.data.pixels import PixelStore
-from selfsup.data.source import open_source
+from selfsup.data.source import Data, open_source
 from selfsup.errors import UserError
 from selfsup.eval.knn import knn_accuracy
 from selfsup.eval.linear import fit_linear
@@ -21,6 +21,7 @@ from selfsup.prepare import columns_of, open_part
 from selfsup.progress import Progress
 from selfsup.recipes import ImageData
 from selfsup.run import Run
+from selfsup.runtime import fastest_device
 
 RAW = 32  # raw pictures larger than this are compared at this size
 TEST = 5  # one picture in so many, by its content, where there is no test part
@@ -50,16 +51,22 @@ def with_classes(store: PixelStore, classes: tuple[str, ...]) -> PixelStore:
     """The store with its labels as numbers of other classes; unknown ones become no label."""
     index = {name: number for number, name in enumerate(classes)}
     numbers = np.array([index.get(name, -1) for name in store.classes] + [-1], np.int64)
-    return PixelStore(**{**store.__dict__, "labels": numbers[store.labels], "classes": classes})
+    return replace(store, labels=numbers[store.labels], classes=classes)
 
 
-def open_labelled(settings: ImageData, resolution: int, progress: Progress) -> Labelled:
+def open_labelled(settings: ImageData, data: Data | None, resolution: int, progress: Progress) -> Labelled:
     """Labelled pictures as users have them: classes as folders, a `label` column, with or without a test part.
+
+    Args:
+        settings: name the source, and its columns.
+        data: objects given in Python, in place of the name.
+        resolution: R, edge of the stored squares.
+        progress: shows the work.
 
     Raises:
         UserError: no labels, or only one class.
     """
-    source = open_source(settings.source, columns_of(settings.columns), settings.cache)
+    source = open_source(settings.source if data is None else data, columns_of(settings.columns), settings.cache)
     source.require("image")
     train = open_part(source.parts["train"], resolution, settings, progress)
     if len(train.classes) < 2:
@@ -69,13 +76,11 @@ def open_labelled(settings: ImageData, resolution: int, progress: Progress) -> L
         )
     own = next((name for name in ("test", "valid") if name in source.parts), None)
     if own:
-        test, split = (
-            with_classes(open_part(source.parts[own], resolution, settings, progress, train.channels), train.classes),
-            own,
-        )
+        split, test = own, open_part(source.parts[own], resolution, settings, progress, train.channels)
+        test = with_classes(test, train.classes)
     else:
         chosen = train.digests % TEST == 0
-        test, split = train.subset(np.flatnonzero(chosen)), "one in five"
+        test, split = train.subset(np.flatnonzero(chosen)), "one in five by content"
         train = train.subset(np.flatnonzero(~chosen))
     train, test = with_label(train), with_label(test)
     if len(train) < 2 or not len(test):
@@ -100,7 +105,8 @@ def evaluate_pictures(run: Run, labelled: Labelled, progress: Progress) -> list[
     The untrained encoder is the run's own at step 0; its batch norms get one pass of statistics, without which it
     would be judged by chance. Whatever is chosen is chosen on training rows; the test part is scored once.
     """
-    trained, untrained = run.encoder(), next(iter(run.untrained().encoders().values()))
+    device = fastest_device()
+    trained, untrained = run.encoder().to(device), next(iter(run.untrained().encoders().values())).to(device)
     assert isinstance(trained, ImageEncoder) and isinstance(untrained, ImageEncoder)
     untrained.calibrate(labelled.train)
     features: dict[str, Callable[[PixelStore], Tensor]] = {

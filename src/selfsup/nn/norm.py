@@ -9,10 +9,15 @@ from torch import Tensor, nn
 
 from selfsup.errors import UserError
 from selfsup.ops.gather import processes, sum_over_processes
+from selfsup.ops.precision import at_least_float32
 
 
 def _all_process_forward(norm: nn.modules.batchnorm._BatchNorm, x: Tensor) -> Tensor:
-    """Batch norm with mean and variance of all processes (torch's SyncBatchNorm refuses CPU tensors)."""
+    """Batch norm with mean and variance of all processes (torch's SyncBatchNorm refuses CPU tensors).
+
+    Sums are made in float32 at least, as torch's own batch norm makes them.
+    """
+    given, x = x.dtype, at_least_float32(x)
     dims = [d for d in range(x.dim()) if d != 1]
     shape = [1, -1] + [1] * (x.dim() - 2)
     count = x.numel() // x.shape[1]
@@ -30,7 +35,7 @@ def _all_process_forward(norm: nn.modules.batchnorm._BatchNorm, x: Tensor) -> Te
             unbiased = (variance * size / (size - 1)).detach()
             norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), momentum)
     out = centered * torch.rsqrt(variance + norm.eps).view(shape)
-    return out if norm.weight is None else out * norm.weight.view(shape) + norm.bias.view(shape)
+    return (out if norm.weight is None else out * norm.weight.view(shape) + norm.bias.view(shape)).to(given)
 
 
 class AllProcessNorm1d(nn.BatchNorm1d):

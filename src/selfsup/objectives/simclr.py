@@ -1,14 +1,15 @@
 """SimCLR: two crops of one picture should be closer to each other than to crops of any other picture.
 
 Chen, Kornblith, Norouzi, Hinton 2020, "A Simple Framework for Contrastive Learning of Visual Representations"
-(arXiv 2002.05709): every picture is cropped, flipped, recolored and blurred twice; encoder f and projection g map
-both views to unit vectors; NT-Xent (equation 1) asks each view to pick the other one among all views of all pictures
-in the batch, over all processes. The projection is thrown away; f is what survives.
+(arXiv 2002.05709): every picture is cropped, flipped and recolored twice, and blurred where asked; encoder f and
+projection g map both views to unit vectors; NT-Xent (equation 1) asks each view to pick the other one among all views
+of all pictures in the batch, over all processes. The projection is thrown away; f is what survives.
 
 Batch keys: `image` (B, R, R, C) uint8, `height`, `width` (B,). Views: `first`, `second` (B, C, S, S).
 Exported: the encoder `image`.
-Differs from the paper: hue is a rotation about the gray axis; Muon in place of LARS, better in short runs of small
-networks (docs/results.md); the defaults are for pictures of 32 to 96 pixels and minutes of training.
+Differs from the paper: hue is a rotation about the gray axis; Muon in place of LARS (docs/results.md); the defaults
+are for pictures of 32 to 96 pixels and minutes of training: crops of at least a fifth of the area (paper: 0.08),
+temperature 0.2 (0.1 to 0.5), no blur (as the paper on CIFAR-10).
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from selfsup.ops.precision import at_least_float32
+from selfsup.ops.precision import at_least_float32, no_autocast
 
 BLOCK = 1 << 24  # logits held at once; more are made block by block and made again in the backward pass
 
@@ -17,7 +17,8 @@ BLOCK = 1 << 24  # logits held at once; more are made block by block and made ag
 def _nt_xent_block(
     anchors: Tensor, keys: Tensor, own: Tensor, other: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    logits = at_least_float32(anchors @ keys.T) / temperature  # (A, K)
+    with no_autocast(anchors):  # between cosines near 1 bfloat16 leaves 0.004, and the temperature magnifies it
+        logits = at_least_float32(anchors) @ at_least_float32(keys).T / temperature  # (A, K)
     logits = logits.scatter(1, own[:, None], -math.inf)  # a view is no candidate for itself
     return F.cross_entropy(logits, other, reduction="none"), logits.argmax(1) == other
 

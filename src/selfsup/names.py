@@ -1,0 +1,19 @@
+"""Names of objectives, read from files and docstrings: nothing is imported to list them."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "objectives"
+
+
+def first_line(node: ast.Module | ast.FunctionDef) -> str:
+    """First line of a docstring."""
+    return (ast.get_docstring(node) or "").split("\n", 1)[0]
+
+
+def objective_names() -> dict[str, str]:
+    """Name -> idea of every file in `objectives/`."""
+    files = sorted(file for file in FOLDER.glob("*.py") if not file.stem.startswith("_"))
+    return {file.stem: first_line(ast.parse(file.read_text(encoding="utf-8"))) for file in files}

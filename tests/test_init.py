@@ -1,0 +1,79 @@
+"""Runs that start from the weights of other runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import selfsup
+from selfsup.errors import UserError
+
+SMALL = {"hidden": 16, "output": 8, "batch": 32, "precision": "float32"}
+WORDS = {"context": 16, "layers": 1, "heads": 2, "width": 16, "batch": 8, "precision": "float32"}
+
+
+@pytest.fixture(scope="module")
+def place(cache, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("init")
+    recipe = selfsup.recipe("simclr", data="sample:digits", pixels=16, steps=3, **SMALL)
+    selfsup.train(recipe, root / "pictures", quiet=True)
+    (root / "first.txt").write_text("the cat sat on the mat. " * 100)
+    (root / "second.txt").write_text("the dog ate the mat, and the cat. " * 100)
+    recipe = selfsup.recipe("causal_lm", data=str(root / "first.txt"), tokenizer="char", steps=3, **WORDS)
+    selfsup.train(recipe, root / "text", quiet=True)
+    return root
+
+
+def states(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in module.state_dict().items() if value.is_floating_point()}
+
+
+def test_pictures(place: Path, tmp_path: Path) -> None:
+    """Step 0 of the new run is the end of the old one; it resumes although the old run is gone."""
+    noise = np.random.default_rng(0).integers(0, 256, (100, 16, 16), np.uint8)
+    recipe = selfsup.recipe("simclr", pixels=16, steps=2, init=str(place / "pictures"), **SMALL)
+    run = selfsup.train(recipe, tmp_path / "run", data=noise, quiet=True)
+    old, begun = selfsup.load(place / "pictures"), run.untrained().encoders()["image"]
+    for name, value in states(old.module).items():
+        assert torch.equal(states(begun.module)[name], value), name
+    assert begun.about.mean == run.facts.mean != old.about.mean
+    changed = [
+        name
+        for name, value in states(selfsup.load(run.folder).module).items()
+        if not torch.equal(value, states(old.module)[name])
+    ]
+    assert changed
+    record = json.loads((run.folder / "run.json").read_text())
+    record["recipe"]["backbone"]["init"] = "gone"
+    (run.folder / "run.json").write_text(json.dumps(record))
+    assert selfsup.resume(run.folder, more=2, data=noise, quiet=True).step == 4
+
+
+def test_text_keeps_its_tokenizer(place: Path, tmp_path: Path) -> None:
+    recipe = selfsup.recipe("causal_lm", data=str(place / "second.txt"), steps=2, init=str(place / "text"), **WORDS)
+    run = selfsup.train(recipe, tmp_path / "run", quiet=True)
+    old, begun = selfsup.Run(place / "text").objective(), run.untrained()
+    for name, value in states(old).items():
+        assert torch.equal(states(begun)[name], value), name
+    ids = [encoder.tokenizer("the cat")["input_ids"] for encoder in (old.encoders()["text"], begun.encoders()["text"])]
+    assert ids[0] == ids[1]
+    assert run.facts.vocabulary == selfsup.Run(place / "text").facts.vocabulary
+
+
+def test_another_family_is_refused(place: Path, tmp_path: Path) -> None:
+    recipe = selfsup.recipe("simclr", data="sample:digits", steps=2, init=str(place / "text"), **SMALL)
+    with pytest.raises(UserError, match=r"has no encoder .image.; allowed: text"):
+        selfsup.train(recipe, tmp_path / "run", quiet=True)
+
+
+@pytest.mark.parametrize("name", ["runs/mistyped", "resnet50"])
+def test_a_mistyped_path_goes_to_no_network(name: str, place: Path, tmp_path: Path) -> None:
+    for objective, data in (("simclr", "sample:digits"), ("causal_lm", str(place / "first.txt"))):
+        settings = SMALL if objective == "simclr" else WORDS
+        recipe = selfsup.recipe(objective, data=data, steps=2, init=name, **settings)
+        with pytest.raises(UserError, match="no such"):
+            selfsup.train(recipe, tmp_path / "run", quiet=True)

@@ -1,0 +1,40 @@
+"""The tables of docs/results.md: means and deviations over seeds, and nothing is trained twice."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+
+TABLES = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "tables.py"))
+
+
+def line(who: str, mean: float, metric: str = "accuracy") -> dict:
+    return {"task": "knn", "metric": metric, "representation": who, "mean": mean, "chance": 0.1}
+
+
+def test_table_has_mean_and_deviation_of_the_seeds() -> None:
+    runs = [[line("run", value), line("raw", 0.4)] for value in (0.5, 0.6, 0.7)]
+    head, _, row = TABLES["table"](runs).splitlines()
+    assert head == "| task | metric | run | raw | chance |"
+    assert row == "| knn | accuracy % | 60.00 ± 10.00 | 40.00 | 10.00 |"
+
+
+def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, ...]] = []
+
+    def note(*words: str) -> None:
+        calls.append(words)
+        if words[0] == "eval":
+            Path(words[1]).mkdir(exist_ok=True)
+            (Path(words[1]) / "evals.jsonl").write_text(json.dumps(line("run", 0.5)) + "\n")
+
+    monkeypatch.setitem(TABLES["results"].__globals__, "call", note)
+    (tmp_path / "glyphs-1").mkdir()
+    (tmp_path / "glyphs-1" / "run.json").write_text("{}")  # killed while it trained
+    assert len(TABLES["results"]("glyphs", "", tmp_path, [0, 1])) == 2
+    assert [words[0] for words in calls] == ["train", "eval", "resume", "eval"]
+    TABLES["results"]("glyphs", "", tmp_path, [0, 1])
+    assert len(calls) == 4
