@@ -83,6 +83,12 @@ MISTAKES = {
     "no such choice": ("train simclr --out {}/new --optimizer adam", "--optimizer adam", "did you mean 'adamw'"),
     "no steps": ("train simclr --out {}/new --steps 0", "--steps 0", "greater than 0"),
     "two budgets": ("train simclr --out {}/new --steps 3 --epochs 2", "exactly one of --steps", "--steps, --epochs"),
+    "a size for given weights": (
+        "train simclr --data {}/photos --init {}/run --size tiny --out {}/new", "exactly one of", "--size, --init",
+    ),
+    "layers for given weights": (
+        "train causal_lm --data {}/some.txt --init {}/lm --layers 3 --out {}/new", "exactly one of", "--layers, --init",
+    ),
     "no --out": ("train simclr --steps 3", "needs --out"),
     "no run": ("eval", "selfsup eval needs RUN;"),
     "a word too many": ("eval {}/run {}/photos", "no place for", "photos"),

@@ -13,6 +13,7 @@ import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
+from transformers import AutoModelForCausalLM
 
 import selfsup
 from selfsup import cli
@@ -155,6 +156,22 @@ class TestEval:
         bits = {row["representation"]: row["mean"] for row in rows if row["metric"] == "bits per byte"}
         assert bits.keys() == {"run", "untrained", "unigram", "5-gram", "xz"}
         assert bits["5-gram"] < bits["unigram"] < bits["untrained"]
+        mine = {row["metric"]: row["mean"] for row in rows if row["representation"] == "run"}
+        assert mine == pytest.approx(self.by_transformers(runs / "text" / "model" / "generate", tmp_path / "other.txt"))
+
+    def by_transformers(self, folder: Path, file: Path) -> dict[str, float]:
+        """The scores of a byte model with a window of 16, by its exported network alone."""
+        network, ids = AutoModelForCausalLM.from_pretrained(folder), torch.tensor(list(file.read_bytes()))
+        nats, right = 0.0, 0
+        for start in range(0, len(ids) - 1, 16):
+            window = ids[start : start + 17]
+            with torch.no_grad():
+                logits = network(window[None, :-1]).logits[0].double()
+            nats -= float(logits.log_softmax(-1)[torch.arange(len(window) - 1), window[1:]].sum())
+            right += int((logits.argmax(-1) == window[1:]).sum())
+        count = len(ids) - 1
+        found = {"nats per token": nats / count, "perplexity": math.exp(nats / count)}
+        return found | {"bits per byte": nats / count / math.log(2), "next-token accuracy": right / count}
 
     def test_table(self, say, runs: Path) -> None:
         heading, *lines = say("eval", runs / "pictures").splitlines()

@@ -24,6 +24,14 @@ Count = Annotated[int, Field(gt=0)]
 Size = Literal["nano", "tiny", "small", "base"]
 
 
+def _one_of(settings: object, names: tuple[str, ...]) -> list[str]:
+    """The named settings that are given; raises `ValueError` for more than one."""
+    given = [flag_of(name) for name in names if vars(settings)[name] is not None]
+    if len(given) > 1:
+        raise ValueError(f"give exactly one of {', '.join(map(flag_of, names))}; given: {', '.join(given)}")
+    return given
+
+
 @validated(frozen=True, kw_only=True, config=STRICT)
 class ImageData:
     """Pictures and how they are prepared."""
@@ -71,6 +79,10 @@ class ImageBackbone:
     init: str | None = None
     """Start from these weights: a run, a folder that selfsup wrote, timm:NAME or hf:ID."""
 
+    def __post_init__(self) -> None:
+        """Refuse two ways of saying which network it is."""
+        _one_of(self, ("size", "network", "init"))
+
 
 @validated(frozen=True, kw_only=True, config=STRICT)
 class TextBackbone:
@@ -88,6 +100,11 @@ class TextBackbone:
     """Dropout in the network; none is the better default when pretraining passes over its data a few times."""
     init: str | None = None
     """Start from these weights, and their tokenizer: a run, a folder, or hf:ID."""
+
+    def __post_init__(self) -> None:
+        """Refuse a size for a network that has one."""
+        for field in ("size", "layers", "heads", "width"):
+            _one_of(self, (field, "init"))
 
 
 @validated(frozen=True, kw_only=True, config=STRICT)
@@ -133,10 +150,8 @@ class Budget:
 
     def __post_init__(self) -> None:
         """Refuse none and two."""
-        given = [field.name for field in fields(self) if asdict(self)[field.name] is not None]
-        if len(given) != 1:
-            named = ", ".join(map(flag_of, given)) or "none"
-            raise ValueError(f"give exactly one of --steps, --epochs, --minutes; given: {named}")
+        if not _one_of(self, ("steps", "epochs", "minutes")):
+            raise ValueError("give exactly one of --steps, --epochs, --minutes; given: none")
 
 
 @validated(frozen=True, kw_only=True, config=STRICT)
