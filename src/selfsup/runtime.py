@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from selfsup.nn.norm import over_all_processes
 
 
-def fast_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 in hardware."""
+def fast_bfloat16(device: torch.device, convolutions: bool) -> bool:
+    """Whether the device is faster in bfloat16: a GPU that has it in hardware, a CPU only with convolutions."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    return device.type == "cpu" and convolutions and torch.cpu._is_avx512_bf16_supported()
 
 
 def fastest_device() -> torch.device:
@@ -41,14 +41,20 @@ class Runtime:
         precision: of the network's arithmetic, `float32` or `bfloat16`.
     """
 
-    def __init__(self, precision: str | None = None) -> None:
+    def __init__(self, precision: str | None = None, convolutions: bool = False) -> None:
+        """Join the other processes, if there are any.
+
+        Args:
+            precision: of the network's arithmetic; the faster one when not given.
+            convolutions: whether they are most of that arithmetic.
+        """
         plain = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
         self._accelerator = Accelerator(
             mixed_precision="no", cpu=not torch.cuda.is_available(), kwargs_handlers=[plain]
         )
         self.device: torch.device = self._accelerator.device
         self.rank, self.world = self._accelerator.process_index, self._accelerator.num_processes
-        self.precision = precision or ("bfloat16" if fast_bfloat16(self.device) else "float32")
+        self.precision = precision or ("bfloat16" if fast_bfloat16(self.device, convolutions) else "float32")
 
     @property
     def main(self) -> bool:

@@ -148,7 +148,7 @@ def train(recipe: Recipe, out: str | os.PathLike, data: Data | None = None, quie
         recipe = replace(recipe, data=replace(recipe.data, source=source))
     if recipe.backbone.init and isinstance(recipe.data, TextData):  # its ids mean what its own tokenizer says
         recipe = replace(recipe, data=replace(recipe.data, tokenizer=recipe.backbone.init))
-    runtime = Runtime(recipe.precision)
+    runtime = Runtime(recipe.precision, convolutions=isinstance(recipe.data, ImageData))
     progress = Progress(shown=runtime.main and not quiet)
     prepared = prepare(recipe.data, data, runtime.device.type == "cuda", progress)
     recipe = resolve(recipe, prepared, runtime.device, runtime.precision)
