@@ -61,7 +61,8 @@ def table(runs: list[list[dict]]) -> str:
         for line in run:
             row = cells.setdefault((line["task"], line["metric"]), {})
             row.setdefault(line["representation"], []).append(line["mean"])
-            row.setdefault("chance", []).append(line["chance"])
+            if line["representation"] == "run":  # what a compressor of bytes knows by chance is another number
+                row.setdefault("chance", []).append(line["chance"])
     names = [*dict.fromkeys(name for row in cells.values() for name in row if name != "chance"), "chance"]
     head = "| task | metric | " + " | ".join(names) + " |\n|---|---|" + "---|" * len(names)
     body = []

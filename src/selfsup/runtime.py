@@ -21,7 +21,7 @@ from selfsup.nn.norm import over_all_processes
 
 
 def fast_bfloat16(device: torch.device, convolutions: bool) -> bool:
-    """Whether the device is faster in bfloat16: a GPU that has it in hardware, a CPU only with convolutions."""
+    """Whether the device is much faster in bfloat16: a GPU that has it in hardware, a CPU only with convolutions."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and convolutions and torch.cpu._is_avx512_bf16_supported()
