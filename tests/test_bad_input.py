@@ -82,12 +82,12 @@ MISTAKES = {
     "out of range, one of two": ("train simclr --out {}/new --betas 0.9 3", "--betas 3", "less than or equal to 1"),
     "no such choice": ("train simclr --out {}/new --optimizer adam", "--optimizer adam", "did you mean 'adamw'"),
     "no steps": ("train simclr --out {}/new --steps 0", "--steps 0", "greater than 0"),
-    "two budgets": ("train simclr --out {}/new --steps 3 --epochs 2", "exactly one of --steps", "--steps, --epochs"),
+    "two budgets": ("train simclr --out {}/new --steps 3 --epochs 2", "only one of --steps", "--steps, --epochs"),
     "a size for given weights": (
-        "train simclr --data {}/photos --init {}/run --size tiny --out {}/new", "exactly one of", "--size, --init",
+        "train simclr --data {}/photos --init {}/run --size tiny --out {}/new", "only one of", "--size, --init",
     ),
     "layers for given weights": (
-        "train causal_lm --data {}/some.txt --init {}/lm --layers 3 --out {}/new", "exactly one of", "--layers, --init",
+        "train causal_lm --data {}/some.txt --init {}/lm --layers 3 --out {}/new", "only one of", "--layers, --init",
     ),
     "no --out": ("train simclr --steps 3", "needs --out"),
     "no run": ("eval", "selfsup eval needs RUN;"),

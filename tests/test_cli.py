@@ -272,7 +272,7 @@ class TestPython:
             ({"temperature": "low"}, "--temperature low: .*number"),
             ({"batch": True}, "--batch True: .*integer"),
             ({"seed": "x"}, "--seed x: .*integer"),
-            ({"steps": 3, "epochs": 1}, "exactly one"),
+            ({"steps": 3, "epochs": 1}, "only one"),
             ({"data": np.zeros((2, 4, 4))}, "ndarray.*data="),
         ],
     )

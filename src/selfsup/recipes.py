@@ -28,7 +28,7 @@ def _one_of(settings: object, names: tuple[str, ...]) -> list[str]:
     """The named settings that are given; raises `ValueError` for more than one."""
     given = [flag_of(name) for name in names if vars(settings)[name] is not None]
     if len(given) > 1:
-        raise ValueError(f"give exactly one of {', '.join(map(flag_of, names))}; given: {', '.join(given)}")
+        raise ValueError(f"give only one of {', '.join(map(flag_of, names))}; given: {', '.join(given)}")
     return given
 
 
