@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from selfsup.data.facts import Facts, ImageFacts, TextFacts
 from selfsup.recipes import Budget, Size
 
-# Pictures of 32 pixels a second and CPU core, two views each, forward and backward (docs/results.md).
+# Pictures of 32 pixels a second and CPU core, two views each, forward and backward; `small` and `base` are estimates.
 PICTURES: Mapping[Size, float] = {"nano": 435, "tiny": 150, "small": 15, "base": 5}
 # Millions of weights in the blocks, by which the time a token takes goes.
 WEIGHTS: Mapping[Size, float] = {"nano": 0.8, "tiny": 4.7, "small": 25, "base": 85}
