@@ -89,6 +89,9 @@ MISTAKES = {
     "layers for given weights": (
         "train causal_lm --data {}/some.txt --init {}/lm --layers 3 --out {}/new", "only one of", "--layers, --init",
     ),
+    "a tokenizer for given weights": (
+        "train causal_lm --data {}/some.txt --init {}/lm --tokenizer char --out {}/new", "--tokenizer char", "--init",
+    ),
     "no --out": ("train simclr --steps 3", "needs --out"),
     "no run": ("eval", "selfsup eval needs RUN;"),
     "a word too many": ("eval {}/run {}/photos", "no place for", "photos"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -10,7 +11,13 @@ from typing import Literal
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DynamicCache,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils.logging import disable_progress_bar
 
 from selfsup.data.tokenizer import end_id
@@ -63,15 +70,18 @@ class Generator(Predictor):
         end, device = end_id(self.tokenizer), next(self.module.parameters()).device
         ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"] or [end]
         choice = torch.Generator(device).manual_seed(seed)
-        fresh, past = ids[-self.context :], None
+        # transformers renamed the argument in 5.24 and warns of the older name.
+        name = "cache" if "cache" in inspect.signature(self.module.forward).parameters else "past_key_values"
+        config = self.module.config
+        fresh, past = ids[-self.context :], DynamicCache(config=config)  # type: ignore[arg-type]
         window = list(fresh)
         for _ in range(tokens):
             if len(window) > self.context:
                 window = window[-(self.context // 2 or 1) :]
-                fresh, past = window, None
+                fresh, past = window, DynamicCache(config=config)  # type: ignore[arg-type]
             with evaluating(self.module):  # not around the yield: a generator may be left halfway
-                output = self.module(torch.tensor([fresh], device=device), past_key_values=past, use_cache=True)
-                logits, past = output.logits[0, -1].float(), output.past_key_values  # (V,)
+                output = self.module(torch.tensor([fresh], device=device), use_cache=True, **{name: past})
+                logits = output.logits[0, -1].float()  # (V,)
                 if temperature == 0:
                     token = int(logits.argmax())
                 else:

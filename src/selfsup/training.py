@@ -147,7 +147,10 @@ def train(recipe: Recipe, out: str | os.PathLike, data: Data | None = None, quie
         source = str(Path(recipe.data.source).expanduser().resolve())
         recipe = replace(recipe, data=replace(recipe.data, source=source))
     if recipe.backbone.init and isinstance(recipe.data, TextData):  # its ids mean what its own tokenizer says
-        recipe = replace(recipe, data=replace(recipe.data, tokenizer=recipe.backbone.init))
+        asked, own = recipe.data.tokenizer, recipe.backbone.init
+        if asked not in (TextData(source="").tokenizer, own):
+            raise UserError(f"--tokenizer {asked}: --init {own} brings its own tokenizer; drop --tokenizer")
+        recipe = replace(recipe, data=replace(recipe.data, tokenizer=own))
     runtime = Runtime(recipe.precision, convolutions=isinstance(recipe.data, ImageData))
     progress = Progress(shown=runtime.main and not quiet)
     prepared = prepare(recipe.data, data, runtime.device.type == "cuda", progress)
