@@ -2,12 +2,13 @@
 # make demo    train on the glyphs of matplotlib's fonts and evaluate: no download, one CPU core is enough
 # make lint    format, style and types
 # make test    lint, then the tests
+# make bench   every benchmark beside its peer, in little: one line of JSON each (installs the peers)
 
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo lint test
+.PHONY: setup demo lint test bench
 
 setup: $(STAMP)
 
@@ -31,3 +32,7 @@ lint: setup
 
 test: lint
 	$(BIN)/python -m pytest
+
+bench: setup
+	$(BIN)/python -m pip install -q -e '.[bench]'
+	for name in views simclr causal_lm; do $(BIN)/python benchmarks/$$name.py --quick || exit 1; done

@@ -35,7 +35,7 @@ def lines(folder: Path) -> list[dict]:
     """The results of a run that was evaluated (`eval` writes them all at its end); none otherwise."""
     file = folder / "evals.jsonl"
     found = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    return [line for line in found if line["task"] != "pretext"]
+    return [line for line in found if line["task"] not in ("pretext", "health", "online knn", "verdict")]
 
 
 def results(name: str, data: str, out: Path, seeds: list[int]) -> list[list[dict]]:
@@ -56,17 +56,18 @@ def results(name: str, data: str, out: Path, seeds: list[int]) -> list[list[dict
 
 def table(runs: list[list[dict]]) -> str:
     """Mean and deviation over seeds for each task, metric and representation, as Markdown."""
-    cells: dict[tuple[str, str], dict[str, list[float]]] = {}
+    cells: dict[tuple[str, str, str], dict[str, list[float]]] = {}
     for run in runs:
         for line in run:
-            row = cells.setdefault((line["task"], line["metric"]), {})
+            labels = f"{line['labels']:.0%}" if line["labels"] else ""
+            row = cells.setdefault((line["task"], labels, line["metric"]), {})
             row.setdefault(line["representation"], []).append(line["mean"])
             if line["representation"] == "run":  # what a compressor of bytes knows by chance is another number
                 row.setdefault("chance", []).append(line["chance"])
     names = [*dict.fromkeys(name for row in cells.values() for name in row if name != "chance"), "chance"]
-    head = "| task | metric | " + " | ".join(names) + " |\n|---|---|" + "---|" * len(names)
+    head = "| task | labels | metric | " + " | ".join(names) + " |\n|---|---|---|" + "---|" * len(names)
     body = []
-    for (task, metric), row in cells.items():
+    for (task, labels, metric), row in cells.items():
         percent = 100 if "accuracy" in metric else 1
         shown = []
         for name in names:
@@ -74,7 +75,7 @@ def table(runs: list[list[dict]]) -> str:
             sd = statistics.stdev(values) if len(values) > 1 else 0.0
             figure = f"{statistics.mean(values):.2f}" if values else ""
             shown.append(f"{figure} ± {sd:.2f}" if sd > 0.005 else figure)
-        body.append(f"| {task} | {metric}{' %' if percent == 100 else ''} | " + " | ".join(shown) + " |")
+        body.append(f"| {task} | {labels} | {metric}{' %' if percent == 100 else ''} | " + " | ".join(shown) + " |")
     return "\n".join([head, *body])
 
 

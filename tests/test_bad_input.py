@@ -37,6 +37,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cli.run(["train", "simclr", "--data", f"{root}/two_classes", "--out", f"{root}/run", *PICTURE_RUN.split()])
     cli.run(["train", "simclr", "--data", f"{root}/photos", "--out", f"{root}/moved", *PICTURE_RUN.split()])
     pictures(root / "photos" / "later", 3, 2)
+    pictures(root / "single", 1, 3)
+    pictures(root / "half" / "train" / "cat", 5, 4)
+    pictures(root / "half" / "train" / "dog", 5, 5)
+    pictures(root / "half" / "test", 5, 6)
+    rows = [f"photos/{number}.png,cat" for number in range(20)]
+    (root / "one_label.csv").write_text("\n".join(["image,label", *rows]))
+    (root / "few.csv").write_text("image,label\nphotos/0.png,cat\nphotos/1.png,dog\n")
+    (root / "one_text_label.csv").write_text("text,label\n" + "a fine day,good\n" * 20)
     (root / "some.txt").write_text("a few words to learn from, " * 60)
     cli.run(["train", "causal_lm", "--data", f"{root}/some.txt", "--out", f"{root}/lm", *TEXT_RUN.split()])
     (root / "early").mkdir()  # killed before its first checkpoint
@@ -143,8 +151,39 @@ MISTAKES = {
     "show of nothing": ("show {}/none", "none does not exist"),
     "eval of no run": ("eval {}/foreign", "foreign holds no run.json"),
     "eval before a checkpoint": ("eval {}/early", "early has no checkpoint", "selfsup resume"),
-    "eval without labels": ("eval {}/run --data {}/unlabelled", "no labels", "--data"),
-    "eval with one class": ("eval {}/run --data {}/one_class", "one_class", "one folder per class"),
+    "eval with one class": ("eval {}/run --data {}/one_label.csv", "only the label 'cat'", "two classes"),
+    "eval of one picture": ("eval {}/run --data {}/single", "single", "1 picture and no label", "two or more"),
+    "eval with a test part without labels": ("eval {}/run --data {}/half", "half", "test part has no labels"),
+    "eval of one example a class": ("eval {}/run --data {}/few.csv", "few.csv", "too few"),
+    "eval with an amount that is none": ("eval {}/run --labels some", "--labels some", "10%", "5"),
+    "eval with too large a share": ("eval {}/run --labels 200%", "--labels 200%", "10%"),
+    "eval with more of a class than there are": ("eval {}/run --labels 500", "too few for --labels", "100%"),
+    "fine-tuning without labels": ("eval {}/run --data {}/unlabelled --fine-tune", "no labels to fine-tune", "--data"),
+    "eval of a text run with one label": ("eval {}/lm --data {}/one_text_label.csv", "only the label 'good'"),
+    "doctor of no run": ("doctor {}/foreign", "foreign holds no run.json"),
+    "doctor before a checkpoint": ("doctor {}/early", "early has no checkpoint", "selfsup resume"),
+    "classify without --like": ("classify {}/run {}/photos --out {}/c.csv", "needs --like"),
+    "classify by no run": ("classify {}/none {}/photos --like {}/two_classes --out {}/c.csv", "no such run or folder"),
+    "classify like unlabelled": (
+        "classify {}/run {}/photos --like {}/unlabelled --out {}/c.csv", "--like", "no labels", "one folder per class",
+    ),
+    "classify to a bad ending": ("classify {}/run {}/photos --like {}/two_classes --out {}/c.txt", "c.txt", ".csv"),
+    "classify text by pictures": (
+        "classify {}/run {}/some.txt --like {}/two_classes --out {}/c.csv", "no column 'image'",
+    ),
+    "classify below a file": (
+        "classify {}/run {}/unlabelled --like {}/two_classes --out {}/some.txt/c.csv", "cannot write", "some.txt",
+    ),
+    "labels to watch that are none": (
+        "train simclr --data {}/photos --eval-every 2 --eval-data {}/unlabelled --batch 16 --out {}/new",
+        "--eval-every 2", "no labels", "--eval-data",
+    ),
+    "labels to watch, never": (
+        "train simclr --data {}/photos --eval-data {}/two_classes --out {}/new", "--eval-data", "--eval-every",
+    ),
+    "a tracker that is not there": (
+        "train simclr --data {}/photos --tracker wandb --out {}/new", "--tracker wandb", "pip install wandb",
+    ),
     "eval of pictures with text": ("eval {}/run --data {}/some.txt", "some.txt", "no column 'image'"),
     "embed without --out": ("embed {}/run --data {}/photos", "needs --out"),
     "embed of nothing": ("embed {}/none --data {}/photos --out {}/v.npy", "none", "no such run or folder"),
@@ -197,7 +236,9 @@ def test_a_torn_last_line_is_left_out(place: Path, tmp_path: Path, capsys: pytes
             file.write('{"step": 2, "loss": 1.')
     assert cli.run(["eval", str(run)]) == cli.run(["show", str(run)]) == 0
     lines = [line for line in (run / "evals.jsonl").read_text().splitlines() if not line.endswith("1.")]
-    assert {json.loads(line)["task"] for line in lines} == {"pretext", "knn", "linear"}
+    assert {json.loads(line)["task"] for line in lines} == {
+        "pretext", "health", "knn", "linear", "verdict",
+    }  # fmt: skip
     assert cli.run(["resume", str(run), "--more", "1"]) == 0
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert steps[-1] == 3 and steps == sorted(set(steps))

@@ -21,7 +21,7 @@ from selfsup.data.samples import load_sample
 from selfsup.predict import generate
 from selfsup.predictor import Generator
 
-VERBS = ("list", "show", "train", "resume", "eval", "embed", "generate", "export")
+VERBS = ("list", "show", "train", "resume", "eval", "doctor", "classify", "embed", "generate", "export")
 PICTURES = "--pixels 16 --hidden 8 --output 8 --batch 16 --steps 4 --log-every 1"
 TEXT = "--tokenizer byte --context 16 --layers 1 --heads 2 --width 16 --batch 4 --steps 4"
 KEYS = {"task", "representation", "data", "split", "step", "layer", "labels", "metric", "mean", "chance", "seed"}
@@ -139,9 +139,13 @@ class TestEval:
     def test_pictures(self, say, runs: Path) -> None:
         rows = [json.loads(line) for line in say("eval", runs / "pictures", "--json").splitlines()]
         assert all(row.keys() >= KEYS and 0 <= row["mean"] <= 1 for row in rows)
-        assert {(row["task"], row["representation"]) for row in rows} == {
-            (task, who) for task in ("knn", "linear") for who in ("run", "untrained", "raw")
+        assert {(row["task"], row["representation"], row["labels"]) for row in rows[:-1]} == {
+            (task, who, share)
+            for task, share in (("knn", 1.0), ("linear", 0.1), ("linear", 1.0))  # 1 % are fewer than the classes
+            for who in ("run", "untrained", "raw")
         }
+        assert all(("sd_labels" in row) == (row["labels"] < 1) for row in rows[:-1])
+        assert rows[-1]["task"] == "verdict" and rows[-1]["text"].startswith(("worth it: ", "not worth it: "))
         assert next(row["mean"] for row in rows if (row["task"], row["representation"]) == ("knn", "raw")) > 0.6
         logged = (runs / "pictures" / "evals.jsonl").read_text().splitlines()
         assert [json.loads(line) for line in logged[-len(rows) :]] == rows
@@ -153,6 +157,7 @@ class TestEval:
             for line in say("eval", runs / "text", "--data", tmp_path / "other.txt", "--json").splitlines()
         ]
         assert all(row.keys() >= KEYS and math.isfinite(row["mean"]) for row in rows)
+        assert rows.pop()["text"].startswith("not worth it: -")
         bits = {row["representation"]: row["mean"] for row in rows if row["metric"] == "bits per byte"}
         assert bits.keys() == {"run", "untrained", "unigram", "5-gram", "xz"}
         assert bits["5-gram"] < bits["unigram"] < bits["untrained"]
@@ -174,9 +179,11 @@ class TestEval:
         return found | {"bits per byte": nats / count / math.log(2), "next-token accuracy": right / count}
 
     def test_table(self, say, runs: Path) -> None:
-        heading, *lines = say("eval", runs / "pictures").splitlines()
-        assert heading.split() == ["task", "metric", "run", "untrained", "raw", "chance", "data"]
-        assert [line.split()[0] for line in lines] == ["knn", "linear"] and all(line.count("%") == 4 for line in lines)
+        heading, *lines, empty, verdict = say("eval", runs / "pictures", "--labels", "100%", "3").splitlines()
+        assert heading.split() == ["task", "labels", "metric", "run", "untrained", "raw", "chance", "data"]
+        assert [" ".join(line.split()[:3]) for line in lines] == ["knn 100 %", "linear 100 %", "linear 3 a"]
+        assert [line.count("%") for line in lines] == [5, 5, 4] and lines[2].count(" ± ") == 3
+        assert empty == "" and "worth it: " in verdict and "3 labels a class" in verdict
         assert "bits per byte" in say("eval", runs / "text")
 
 

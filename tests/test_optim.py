@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from selfsup.optim import Lars, Muon, Plan, make_optimizers, orthogonal, set_rates
+from selfsup.optim import Lars, Muon, Plan, make_optimizers, orthogonal, set_rates, step_size
 
 SETTINGS = {"rate": 1e-2, "matrix_rate": 2e-2, "decay": 0.1, "momentum": 0.9, "betas": (0.9, 0.99)}
 
@@ -101,3 +101,26 @@ def test_set_rates() -> None:
     optimizers = make_optimizers(network(), "muon", **SETTINGS)
     set_rates(optimizers, 0.5)
     assert {group["lr"] for optimizer in optimizers for group in optimizer.param_groups} == {0.005, 0.01}
+
+
+def test_step_size_is_what_a_step_does():
+    """Predicted from rates and weights alone, for the first step after the averages have settled."""
+    for name in ("adamw", "muon", "lars", "sgd"):
+        torch.manual_seed(0)
+        module = torch.nn.Sequential(torch.nn.Linear(24, 48), torch.nn.Linear(48, 16))
+        optimizers = make_optimizers(module, name, 1e-3, 0.02, 0.0, 0.9, (0.9, 0.95))
+        gradients = [torch.randn_like(weight) for weight in module.parameters()]
+        before = [weight.detach().clone() for weight in module.parameters()]
+        norm = float(torch.cat([g.flatten() for g in gradients]).norm())
+        predicted = step_size(optimizers, norm)
+        for _ in range(40):  # the same gradient again and again: momentum reaches its full length
+            for weight, gradient in zip(module.parameters(), gradients, strict=True):
+                weight.grad = gradient.clone()
+            last = [weight.detach().clone() for weight in module.parameters()]
+            for optimizer in optimizers:
+                optimizer.step()
+        pairs = [(w.detach() - old, first) for w, old, first in zip(module.parameters(), last, before, strict=True)
+                 if w.ndim > 1]  # fmt: skip
+        moved = sum(float(change.square().sum()) for change, _ in pairs) ** 0.5
+        size = sum(float(first.square().sum()) for _, first in pairs) ** 0.5
+        assert predicted == pytest.approx(moved / size, rel=0.25), name

@@ -22,10 +22,10 @@ LAYERS = [
     {"data", "nn", "encoder", "image_encoder", "text_encoder", "predictor", "optim"},
     {"recipes", "objective", "construct", "prepare", "size"},
     {"objectives"},
-    {"run", "runtime"},
-    {"exports", "eval", "predict", "search", "pictures", "report"},
-    {"loop"},
-    {"training", "audit", "compare", "mine"},
+    {"run", "runtime", "cost"},
+    {"exports", "eval", "predict", "classify", "search", "pictures", "report"},
+    {"checks", "loop"},
+    {"planning", "training", "audit", "compare", "mine"},
     {"cli", "parse", "verbs", "__main__"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}

@@ -12,14 +12,14 @@ TABLES = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "tables.p
 
 
 def line(who: str, mean: float, metric: str = "accuracy") -> dict:
-    return {"task": "knn", "metric": metric, "representation": who, "mean": mean, "chance": 0.1}
+    return {"task": "knn", "labels": 1.0, "metric": metric, "representation": who, "mean": mean, "chance": 0.1}
 
 
 def test_table_has_mean_and_deviation_of_the_seeds() -> None:
     runs = [[line("run", value), line("raw", 0.4)] for value in (0.5, 0.6, 0.7)]
     head, _, row = TABLES["table"](runs).splitlines()
-    assert head == "| task | metric | run | raw | chance |"
-    assert row == "| knn | accuracy % | 60.00 ± 10.00 | 40.00 | 10.00 |"
+    assert head == "| task | labels | metric | run | raw | chance |"
+    assert row == "| knn | 100% | accuracy % | 60.00 ± 10.00 | 40.00 | 10.00 |"
 
 
 def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,9 +13,10 @@ import torch
 from contract.case import NAMES, differing, in_float64, load_case
 from contract.processes import join, start, start_group
 from selfsup import training as verbs
+from selfsup.planning import make_plan
 from selfsup.run import Run
 from selfsup.runtime import Runtime
-from selfsup.training import make_plan, resume, train
+from selfsup.training import resume, train
 
 STEPS = 3
 

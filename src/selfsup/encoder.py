@@ -37,6 +37,14 @@ class Encoder(ABC):
         """The same from the output of each block: (N, D_l) float32 on the CPU, first block first."""
 
     @abstractmethod
+    def vectors(self, samples: Sequence) -> Tensor:
+        """(B, D) of one batch on the network's device, with gradients, in the mode that the network is in."""
+
+    @abstractmethod
+    def fresh(self, seed: int) -> Encoder:
+        """The same network with new random weights."""
+
+    @abstractmethod
     def save(self, folder: Path) -> None:
         """Write a folder that timm or transformers loads."""
 

@@ -68,16 +68,18 @@ def card(run: Run, code: str) -> str:
     record = run.record
     recipe: dict[str, Any] = record["recipe"]
     plan = record["plan"]
-    last: dict[tuple[str, str, str], dict[str, Any]] = {}
+    last: dict[tuple[str, str, str, float], dict[str, Any]] = {}
     for line in run.lines("evals.jsonl"):
-        last[line["task"], line["representation"], line["metric"]] = line
+        last[line["task"], line["representation"], line["metric"], line.get("labels", 0)] = line
     scores = [
-        f"| {task} | {who} | {metric} | {line['mean']:.4f} | {line['chance']:.4f} | {line.get('data', 'held-out')} |"
-        for (task, who, metric), line in last.items()
+        f"| {task} | {who} | {labels:.2g} | {metric} | {line['mean']:.4f} | {line['chance']:.4f} "
+        f"| {line.get('data', 'held-out')} |"
+        for (task, who, metric, labels), line in last.items()
+        if task not in ("health", "online knn", "verdict")
     ]
-    table = "\n".join(
-        ["| task | representation | metric | value | chance | data |", "|---|---|---|---|---|---|", *scores]
-    )
+    head = ["| task | representation | labels | metric | value | chance | data |", "|---|---|---|---|---|---|---|"]
+    verdicts = [line["text"] for line in last.values() if line["task"] == "verdict"]
+    table = "\n".join([*(f"{text}\n" for text in verdicts), *head, *scores])
     return f"""---
 library_name: {"timm" if record["facts"]["kind"] == "image" else "transformers"}
 tags: [self-supervised, {recipe["objective"]}]

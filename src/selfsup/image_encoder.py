@@ -177,6 +177,18 @@ class ImageEncoder(Encoder):
         with evaluating(self.module):
             return torch.cat([self.module(x).float().cpu() for x in self._batches(samples, batch)])
 
+    def vectors(self, samples: Sequence | PixelStore) -> Tensor:
+        """(B, D) with gradients."""
+        return self.module(self.inputs(self._squares(samples, 0, len(samples))))
+
+    def fresh(self, seed: int) -> ImageEncoder:
+        """The same network with new random weights."""
+        about = self.about
+        arguments = {name: value for name, value in about.arguments.items() if name not in ("in_chans", "num_classes")}
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return ImageEncoder.create(about.network, arguments, about.size, about.mean, about.sd)
+
     def layers(self, samples: Sequence | PixelStore, batch: int = 256) -> list[Tensor]:
         """Mean-pooled output of each stage or block: (N, D_l) float32 on the CPU."""
         found: list[list[Tensor]] = []

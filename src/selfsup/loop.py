@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from selfsup.checks import Checks
+from selfsup.cost import Meter, step_flops
 from selfsup.data.draw import Draw
 from selfsup.data.loader import batches
 from selfsup.data.order import Order
 from selfsup.data.reader import Batch, Reader
-from selfsup.encoder import evaluating
 from selfsup.errors import UserError
 from selfsup.objective import Objective, scalars
 from selfsup.optim import Plan, make_optimizers, set_rates
@@ -26,23 +27,6 @@ from selfsup.progress import Progress
 from selfsup.recipes import Recipe
 from selfsup.run import Run
 from selfsup.runtime import Runtime, Stopped, clip, seed_step, signals
-
-
-def validate(objective: Objective, reader: Reader, recipe: Recipe, runtime: Runtime, most: int) -> dict[str, float]:
-    """Held-out loss and metrics in eval mode: a fixed draw (epoch -1), the first `most` rows evenly spread."""
-    rows = np.unique(np.linspace(0, len(reader) - 1, min(most, len(reader))).astype(np.int64))
-    rows = rows[: len(rows) // runtime.world * runtime.world]  # equal shares, because coupled rows are gathered
-    size = min(recipe.optimizer.batch, len(rows))
-    order = [(-1, rows[i : i + size][runtime.rank :: runtime.world]) for i in range(0, len(rows), size)]
-    total: dict[str, Tensor] = {}
-    with evaluating(objective):
-        for batch, draw in batches(reader, order, recipe.seed):
-            with runtime.autocast():
-                found = scalars(objective(runtime.move(batch), draw.to(runtime.device)))
-            total = {name: total.get(name, torch.zeros_like(value)) + value for name, value in found.items()}
-    summed = runtime.total(torch.stack(list(total.values())))
-    named = dict(zip(total, summed.tolist(), strict=True))
-    return {name: value / named["count"] for name, value in named.items() if name != "count"}
 
 
 class Training:
@@ -133,18 +117,30 @@ class Training:
         self.load(before)
         return float(np.median(np.diff(ends[skip - 1 :])))
 
+    def flops(self) -> int | None:
+        """Operations of a step, over all processes, which all take part; see `cost.step_flops`."""
+        batch, draw = next(self.read(0, 1))[0]
+
+        def losses() -> Tensor:
+            with self.runtime.autocast():
+                return self.objective(self.runtime.move(batch), draw.to(self.runtime.device))["loss"]
+
+        found = step_flops(self.objective, losses)
+        return None if found is None else found * self.order.micro * self.runtime.world
+
     def run(
-        self, plan: Plan, start: int, run: Run, held_out: Reader | None, progress: Progress, deadline: float
+        self, plan: Plan, start: int, run: Run, checks: Checks, progress: Progress, deadline: float, meter: Meter
     ) -> None:
-        """Train from `start` to the end of the plan; log, validate and save on the way.
+        """Train from `start` to the end of the plan; log, look and save on the way.
 
         Args:
             plan: steps and rates; it is cut once when the first quarter shows an overrun of more than 15 %.
             start: first step to do.
             run: where everything is written.
-            held_out: rows to validate on.
+            checks: what is looked at on the way.
             progress: shows how far it is.
             deadline: seconds that the steps may take; infinite without a budget in minutes.
+            meter: of energy, looked at on the way.
 
         Raises:
             Stopped: a signal came; the run has saved itself.
@@ -172,13 +168,12 @@ class Training:
                 line = {"samples_per_s": self.order.batch / pace, "wait": waited / worked}
                 progress.step(done, plan.stop, metrics["loss"], line["samples_per_s"], line["wait"], pace)
                 if main and (done % watch.log_every == 0 or last or done == 1):
-                    run.log("metrics.jsonl", {"step": done, **metrics, **line})
-                if held_out is not None and (done % check == 0 or last):
-                    found = validate(self.objective, held_out, self.recipe, self.runtime, watch.held_out_rows)
-                    if main:
-                        line = {"task": "pretext", "representation": "run", "split": "held-out", "step": done}
-                        line |= {"metric": "loss", "mean": found["loss"], "chance": found["trivial"]}
-                        run.log("evals.jsonl", {**line, **found})
+                    checks.log(run, {"step": done, **metrics, **line})
+                if done % check == 0 or last:
+                    meter.tick()
+                    checks.look(run, done, plan.stop)
+                if main and watch.eval_every and (done % watch.eval_every == 0 or last):
+                    checks.score(run, done)
                 if main and (done % save == 0 or last or stop or late or done in plan.landmarks):
                     run.save(done, {**self.state(), "plan": asdict(plan)}, plan.landmarks, watch.keep_every)
                     run.save_model(self.objective)

@@ -36,6 +36,20 @@ def scalars(losses: Losses) -> dict[str, Tensor]:
     return {**means, "count": count}
 
 
+@dataclass(frozen=True)
+class Limit:
+    """A range within which a method is known to work.
+
+    Attributes:
+        low, high: of the setting.
+        why: what goes wrong outside.
+    """
+
+    low: float
+    high: float
+    why: str
+
+
 class Objective(nn.Module, ABC):
     """One way for data to supervise itself: all hiding and all learning.
 
@@ -68,6 +82,13 @@ class Objective(nn.Module, ABC):
 
     def after_step(self, progress: float) -> None:
         """Called after each step with steps done / planned; what `forward` needs of it is kept in buffers."""
+
+    def limits(self) -> Mapping[str, Limit]:
+        """Ranges of settings, the objective's own or the optimizer's, outside of which `doctor` warns; none by default.
+
+        A teacher is watched through the metric `teacher_entropy`, as a share of that of a uniform answer.
+        """
+        return {}
 
     def pictures(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
         """Pictures worth a look, each (B, C, H, W) in [0, 1] by title, such as the views; none by default."""

@@ -163,3 +163,29 @@ def set_rates(optimizers: list[torch.optim.Optimizer], factor: float) -> None:
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * factor
+
+
+def step_size(optimizers: list[torch.optim.Optimizer], gradient_norm: float) -> float:
+    """How far a step at the peak rate moves all matrices, as a share of their norm as they are.
+
+    AdamW moves every weight by about its rate, Muon every direction of a matrix, LARS a matrix by a share of its norm;
+    SGD goes by the norm of the gradient.
+    """
+    moved = size = 0.0
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            lasting = 1 / max(1 - group.get("momentum", 0.0), 1e-3)  # momentum adds so many steps up
+            for weight in (weight for weight in group["params"] if weight.ndim > 1):
+                norm = float(weight.detach().norm())
+                if isinstance(optimizer, Muon):
+                    step = (
+                        len(weight) ** 0.5
+                    )  # sqrt(min(rows, columns)) singular values of sqrt(max(1, rows / columns))
+                elif isinstance(optimizer, Lars):
+                    step = group["trust"] * norm * lasting
+                else:
+                    step = weight.numel() ** 0.5 if isinstance(optimizer, torch.optim.AdamW) else 0.0
+                moved, size = moved + (group["peak"] * step) ** 2, size + norm**2
+            if isinstance(optimizer, torch.optim.SGD):
+                moved += (group["peak"] * gradient_norm * lasting) ** 2 / len(optimizer.param_groups)
+    return (moved / size) ** 0.5 if size else 0.0

@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from selfsup.data.documents import documents
 from selfsup.data.part import Part, cell_name
 from selfsup.data.pixels import probe_sizes
 from selfsup.data.source import Data, open_source
 from selfsup.encoder import ABOUT, Encoder, load_encoder
 from selfsup.errors import UserError
+from selfsup.eval.labelled import texts_of
 from selfsup.image_encoder import ImageEncoder
 from selfsup.predictor import Generator
 from selfsup.prepare import open_part, resolution_for
@@ -85,13 +87,55 @@ def _vectors(encoder: Encoder, part: Part, name: str, progress: Progress) -> Ten
         found = encoder.encode(store)
         found[torch.from_numpy(store.good != np.arange(len(store)))] = torch.nan  # not the next good one's vector
         return found
-    texts, bad = [""] * len(part), []
-    for block in documents(part.table, bad):
-        texts[block.row] += block.text
+    texts, broken = texts_of(part)
     found = encoder.encode(texts)
-    broken = {row for row, _, _ in bad}
-    found[[row for row, text in enumerate(texts) if not text or row in broken]] = torch.nan
+    found[sorted(broken)] = torch.nan
     return found
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Vectors of all rows of a source, all parts in order.
+
+    Attributes:
+        vectors: (N, D); not a number where a row is empty or cannot be read, so that rows stay where they are.
+        names: file of each row, or its number.
+        parts: part of each row.
+    """
+
+    vectors: Tensor
+    names: list[str]
+    parts: list[str]
+
+
+def encode_source(encoder: Encoder, data: Data, columns: dict[str, str] | None, progress: Progress) -> Encoded:
+    """Encode everything that a source holds."""
+    source = open_source(data, columns)
+    source.require(encoder.kind)
+    vectors, names, parts = [], [], []
+    for name, part in source.parts.items():
+        vectors.append(_vectors(encoder, part, source.name, progress))
+        names += [cell_name(part.table, row) for row in range(len(part))]
+        parts += [name] * len(part)
+    return Encoded(torch.cat(vectors), names, parts)
+
+
+@contextmanager
+def fresh_file(file: Path) -> Iterator[Path]:
+    """A name to write to; what was written takes the place of `file` at the end, whole or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    fresh = file.with_name(file.name + ".new")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        yield fresh
+        os.replace(fresh, file)
+    except OSError as error:
+        if fresh.exists():
+            fresh.unlink()
+        raise UserError(f"cannot write {file}: {error.strerror}") from error
 
 
 def embed(
@@ -116,17 +160,9 @@ def embed(
     if file.suffix not in EMBEDDINGS:
         raise UserError(f"--out {file}: allowed endings are {', '.join(EMBEDDINGS)}")
     encoder, progress = load_encoder(place).to(fastest_device()), Progress(not quiet)
-    source = open_source(data, columns)
-    source.require(encoder.kind)
-    vectors, names, parts = [], [], []
-    for name, part in source.parts.items():
-        vectors.append(_vectors(encoder, part, source.name, progress).numpy())
-        names += [cell_name(part.table, row) for row in range(len(part))]
-        parts += [name] * len(part)
-    matrix = np.concatenate(vectors)
-    fresh = file.with_name(file.name + ".new")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+    found = encode_source(encoder, data, columns, progress)
+    matrix = found.vectors.numpy()
+    with fresh_file(file) as fresh:
         if file.suffix == ".npy":
             with open(fresh, "wb") as target:
                 np.save(target, matrix)
@@ -135,10 +171,5 @@ def embed(
             import pyarrow.parquet as pq
 
             flat = pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), matrix.shape[1])
-            pq.write_table(pa.table({"name": names, "part": parts, "vector": flat}), fresh)
-        os.replace(fresh, file)
-    except OSError as error:
-        if fresh.exists():
-            fresh.unlink()
-        raise UserError(f"cannot write {file}: {error.strerror}") from error
+            pq.write_table(pa.table({"name": found.names, "part": found.parts, "vector": flat}), fresh)
     return file

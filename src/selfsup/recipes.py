@@ -168,6 +168,17 @@ class Watch:
     """Keep every checkpoint at a multiple of this many steps, beside the last two."""
     held_out_rows: Count = 2048
     """At most so many held-out rows are scored during training."""
+    eval_data: str | None = None
+    """Labelled data for a kNN score during training; the labels of the training data when not given, if it has any."""
+    eval_every: Count | None = None
+    """Steps between two such scores; none are made when not given."""
+    tracker: Literal["tensorboard", "wandb"] | None = None
+    """Send every line of metrics there too; the package of that name must be installed."""
+
+    def __post_init__(self) -> None:
+        """Refuse data that would never be looked at."""
+        if self.eval_data and not self.eval_every:
+            raise ValueError(f"--eval-data {self.eval_data} needs --eval-every STEPS")
 
 
 @validated(frozen=True, kw_only=True, config=STRICT)

@@ -7,8 +7,9 @@ import platform
 import resource
 import signal
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
+from selfsup.errors import UserError
 from selfsup.nn.norm import over_all_processes
 
 
@@ -41,17 +43,32 @@ class Runtime:
         precision: of the network's arithmetic, `float32` or `bfloat16`.
     """
 
-    def __init__(self, precision: str | None = None, convolutions: bool = False) -> None:
+    def __init__(
+        self,
+        precision: str | None = None,
+        convolutions: bool = False,
+        tracker: str | None = None,
+        folder: Path | None = None,
+    ) -> None:
         """Join the other processes, if there are any.
 
         Args:
             precision: of the network's arithmetic; the faster one when not given.
             convolutions: whether they are most of that arithmetic.
+            tracker: `tensorboard` or `wandb`, which gets all metrics too; see `track`.
+            folder: of the run, in which a tracker may write.
+
+        Raises:
+            UserError: the tracker is not installed.
         """
+        if tracker is not None and find_spec(tracker) is None:
+            raise UserError(f"--tracker {tracker}: it is not installed; type pip install {tracker}, or drop --tracker")
         plain = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
         self._accelerator = Accelerator(
-            mixed_precision="no", cpu=not torch.cuda.is_available(), kwargs_handlers=[plain]
-        )
+            mixed_precision="no", cpu=not torch.cuda.is_available(), kwargs_handlers=[plain],
+            log_with=tracker, project_dir=folder,
+        )  # fmt: skip
+        self._tracked, self._folder = tracker is not None, folder
         self.device: torch.device = self._accelerator.device
         self.rank, self.world = self._accelerator.process_index, self._accelerator.num_processes
         self.precision = precision or ("bfloat16" if fast_bfloat16(self.device, convolutions) else "float32")
@@ -92,8 +109,20 @@ class Runtime:
         """A batch on the device."""
         return {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
 
+    def start_tracker(self, settings: Mapping[str, object]) -> None:
+        """Open the tracker, if there is one, under the name of the run's folder and with its settings."""
+        if self._tracked and self._folder is not None:
+            plain = {name: str(value) for name, value in settings.items()}
+            name = {"wandb": {"name": self._folder.name, "dir": str(self._folder)}}
+            self._accelerator.init_trackers("selfsup", config=plain, init_kwargs=name)
+
+    def track(self, values: Mapping[str, float], step: int) -> None:
+        """Give numbers to the tracker, if there is one."""
+        if self._tracked:
+            self._accelerator.log(dict(values), step=step)
+
     def end(self) -> None:
-        """Leave the process group."""
+        """Leave the process group, and close the tracker."""
         self._accelerator.end_training()
 
     def hardware(self) -> dict[str, object]:

@@ -135,6 +135,19 @@ class TextEncoder(Encoder):
         """(N, D) float32 on the CPU."""
         return self._pooled(samples, batch, lambda output: [output.last_hidden_state])[0]
 
+    def vectors(self, samples: Sequence[str]) -> Tensor:
+        """(B, D) with gradients."""
+        ids, length = next(self._batches(samples, len(samples)))
+        mask = torch.arange(ids.shape[1], device=ids.device) < length[:, None]
+        return masked_mean(self.module(ids, attention_mask=mask.long(), use_cache=False).last_hidden_state, mask)
+
+    def fresh(self, seed: int) -> TextEncoder:
+        """The same network with new random weights."""
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = AutoModel.from_config(self.model.config, attn_implementation="sdpa")
+        return TextEncoder(model, self.tokenizer, self.context)
+
     def layers(self, samples: Sequence[str], batch: int = 64) -> list[Tensor]:
         """(N, D) float32 on the CPU after each block."""
         return self._pooled(samples, batch, lambda output: output.hidden_states[1:])

@@ -7,28 +7,31 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from selfsup.checks import Checks
 from selfsup.construct import construct
+from selfsup.cost import Meter
 from selfsup.data.facts import ImageFacts
 from selfsup.data.pixels import PixelStore
-from selfsup.data.reader import Reader
 from selfsup.data.source import GIVEN, Data
 from selfsup.data.tokens import TokenStore
 from selfsup.errors import UserError
+from selfsup.eval.labelled import Labelled, open_labelled
 from selfsup.image_encoder import ImageEncoder
 from selfsup.loop import Training
 from selfsup.nn.norm import has_batch_statistics
 from selfsup.objective import Objective, load_objective
 from selfsup.optim import Plan
+from selfsup.planning import count_steps, extend, make_plan
 from selfsup.prepare import Prepared, prepare
 from selfsup.progress import Progress, clock
-from selfsup.recipes import ImageBackbone, ImageData, Optimizer, Recipe, TextData
+from selfsup.recipes import ImageBackbone, ImageData, Recipe, TextData
 from selfsup.report import FEW, report
 from selfsup.run import Run, check_free
 from selfsup.runtime import Runtime
@@ -71,38 +74,14 @@ def describe(objective: Objective, prepared: Prepared, recipe: Recipe, runtime: 
     return f"{recipe.objective}: {what}; {network}, {weights / 1e6:.2f} M weights, {recipe.precision} on {where}"
 
 
-def make_plan(chosen: Optimizer, start: int, steps: int) -> Plan:
-    """Rates for `steps` steps from `start` on."""
-    warmup = max(round(chosen.warmup * steps), 1)
-    if start:  # the weights are warm; the optimizer only has to find its pace again
-        warmup = max(warmup // 10, 1)
-    cooldown = max(round(chosen.cooldown * steps), 1)
-    return Plan(start=start, stop=start + steps, warmup=warmup, cooldown=cooldown, schedule=chosen.schedule)
-
-
-def count_steps(recipe: Recipe, training: Training, runtime: Runtime, progress: Progress) -> int:
-    """Number of steps of the budget; minutes are turned into steps by timing some, which are undone."""
-    budget = recipe.budget
-    if budget.steps is not None:
-        return budget.steps
-    if budget.epochs is not None:
-        return max(math.ceil(budget.epochs * training.order.steps_per_epoch), 1)
-    assert budget.minutes is not None
-    trial = Plan(start=0, stop=10**6, warmup=10**6, cooldown=1, schedule="linear")
-    seconds = float(runtime.same(training.time_steps(trial)))  # type: ignore[arg-type]
-    steps = max(int(budget.minutes * 60 / seconds), 1)
-    epochs = steps / training.order.steps_per_epoch
-    progress.say(f"{budget.minutes:g} minutes are {steps:,} steps of {seconds * 1e3:.0f} ms, {epochs:.1f} epochs")
-    return steps
-
-
 @contextmanager
 def naming_relief(objective: Objective) -> Iterator[None]:
     """Turn exhausted memory into one line that names the flag which helps."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if type(error) is RuntimeError and "can't allocate memory" not in str(error):  # what a CPU says
+        exhausted = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+        if not exhausted and "can't allocate memory" not in str(error):  # what a CPU says
             raise
         if not objective.couples_rows:
             relief = "--micro 2 or a smaller --batch"
@@ -115,12 +94,96 @@ def naming_relief(objective: Objective) -> Iterator[None]:
         ) from error
 
 
-def _readers(recipe: Recipe, prepared: Prepared, world: int) -> tuple[Reader, Reader | None]:
-    """Reader of the training rows, and of the held-out ones where every process would have some."""
-    module = load_objective(recipe.objective)
-    held_out = module.reader(recipe.config, prepared.held_out) if prepared.held_out is not None else None
-    reader = module.reader(recipe.config, prepared.train)
-    return reader, held_out if held_out is not None and len(held_out) >= world else None
+@dataclass(frozen=True)
+class Ready:
+    """A run about to begin: everything that is made before its first step.
+
+    Attributes:
+        training: objective, optimizers, order.
+        checks: what is looked at on the way.
+        prepared: the data.
+        runtime: where it runs.
+        progress: shows the work.
+    """
+
+    training: Training
+    checks: Checks
+    prepared: Prepared
+    runtime: Runtime
+    progress: Progress
+
+    @classmethod
+    def make(
+        cls, recipe: Recipe, objective: Objective, prepared: Prepared, data: Data | None, runtime: Runtime,
+        progress: Progress,
+    ) -> Ready:  # fmt: skip
+        """Readers over the data, the objective in training, and the looks at it.
+
+        Held-out rows are read only where every process would have some.
+        """
+        module = load_objective(recipe.objective)
+        held_out = module.reader(recipe.config, prepared.held_out) if prepared.held_out is not None else None
+        held_out = held_out if held_out is not None and len(held_out) >= runtime.world else None
+        training = Training(objective, module.reader(recipe.config, prepared.train), recipe, runtime)
+        store = prepared.held_out if held_out is not None and prepared.held_out is not None else prepared.train
+        labelled = labels_to_watch(recipe, prepared, data, progress)
+        checks = Checks(objective, recipe, runtime, held_out, store, labelled, progress)
+        return cls(training, checks, prepared, runtime, progress)
+
+    def go(self, run: Run, plan: Plan, start: int) -> Run:
+        """The loop, and what is written when it is done."""
+        training, runtime = self.training, self.runtime
+        minutes = training.recipe.budget.minutes
+        deadline = minutes * 60 if minutes and not start else math.inf
+        began, meter = time.perf_counter(), Meter(runtime.device)
+        runtime.start_tracker({"objective": training.recipe.objective, **asdict(training.recipe.optimizer)})
+        try:
+            with naming_relief(training.objective):
+                training.run(plan, start, run, self.checks, self.progress, deadline, meter)
+            flops = training.flops()
+            if runtime.main:
+                self._finish(run, plan, flops, time.perf_counter() - began)
+            runtime.wait()
+        finally:
+            if runtime.main:
+                before = run.record
+                energy = meter.energy()
+                energy["kwh"] += before.get("energy", {}).get("kwh", 0.0)  # of the sittings before this one
+                seconds = before.get("seconds", 0.0) + time.perf_counter() - began
+                run.update({"seconds": seconds, "energy": energy, "peak_memory": runtime.peak_memory()})
+            runtime.end()
+        return run
+
+    def _finish(self, run: Run, plan: Plan, flops: int | None, seconds: float) -> None:
+        """Pictures, and the account of the work."""
+        held_out = self.prepared.held_out
+        few = held_out is None or len(held_out) < FEW
+        report(
+            run, self.training.objective, self.checks.held_out or self.training.reader,
+            self.prepared.train if few else held_out,
+        )  # fmt: skip
+        samples = run.step * self.training.order.batch
+        run.update({"samples": samples, "flops": flops and flops * run.step})
+        said = f"done: {samples:,} samples in {clock(seconds)}; {run.folder}/model holds the result"
+        self.progress.say(said)
+
+
+def labels_to_watch(recipe: Recipe, prepared: Prepared, data: Data | None, progress: Progress) -> Labelled | None:
+    """The labelled samples for a kNN score during training, where one was asked for.
+
+    Raises:
+        UserError: there are no labels.
+    """
+    watch = recipe.watch
+    if not watch.eval_every:
+        return None
+    own = watch.eval_data is None
+    settings = recipe.data if own else replace(recipe.data, source=watch.eval_data, columns=())
+    resolution = prepared.facts.resolution if isinstance(prepared.facts, ImageFacts) else 0
+    labelled = open_labelled(settings, data if own else None, resolution, progress)
+    if labelled is None:
+        raise UserError(f"--eval-every {watch.eval_every}: {settings.source} has no labels; name some with --eval-data")
+    return labelled
 
 
 def train(recipe: Recipe, out: str | os.PathLike, data: Data | None = None, quiet: bool = False) -> Run:
@@ -151,17 +214,16 @@ def train(recipe: Recipe, out: str | os.PathLike, data: Data | None = None, quie
         if asked not in (TextData(source="").tokenizer, own):
             raise UserError(f"--tokenizer {asked}: --init {own} brings its own tokenizer; drop --tokenizer")
         recipe = replace(recipe, data=replace(recipe.data, tokenizer=own))
-    runtime = Runtime(recipe.precision, convolutions=isinstance(recipe.data, ImageData))
+    runtime = Runtime(recipe.precision, isinstance(recipe.data, ImageData), recipe.watch.tracker, folder)
     progress = Progress(shown=runtime.main and not quiet)
     prepared = prepare(recipe.data, data, runtime.device.type == "cuda", progress)
     recipe = resolve(recipe, prepared, runtime.device, runtime.precision)
-    reader, held_out = _readers(recipe, prepared, runtime.world)
     tokenizer = Path(prepared.train.tokenizer.name_or_path) if isinstance(prepared.train, TokenStore) else None
     objective = construct(recipe, prepared.facts, tokenizer, None)
-    training = Training(objective, reader, recipe, runtime)
+    ready = Ready.make(recipe, objective, prepared, data, runtime, progress)
     progress.say(describe(objective, prepared, recipe, runtime))
     with naming_relief(objective):
-        plan = make_plan(recipe.optimizer, 0, count_steps(recipe, training, runtime, progress))
+        plan = make_plan(recipe.optimizer, 0, count_steps(recipe, ready.training, runtime, progress))
     if runtime.main:
         names = ("selfsup", "torch", "timm", "transformers", "accelerate", "numpy")
         more = {
@@ -172,7 +234,7 @@ def train(recipe: Recipe, out: str | os.PathLike, data: Data | None = None, quie
         }
         Run.create(folder, recipe, prepared.facts, more, tokenizer, objective if recipe.backbone.init else None)
     runtime.wait()
-    return _go(Run(folder), training, plan, 0, held_out, prepared, runtime, progress)
+    return ready.go(Run(folder), plan, 0)
 
 
 def resume(folder: str | os.PathLike, more: int | None = None, data: Data | None = None, quiet: bool = False) -> Run:
@@ -187,20 +249,20 @@ def resume(folder: str | os.PathLike, more: int | None = None, data: Data | None
     """
     run = Run(folder)
     recipe = run.recipe
-    runtime = Runtime(recipe.precision)
+    runtime = Runtime(recipe.precision, tracker=recipe.watch.tracker, folder=run.folder)
     progress = Progress(shown=runtime.main and not quiet)
     prepared = prepare(run.data, data, runtime.device.type == "cuda", progress)
     if prepared.facts != run.facts:
         raise UserError(
             f"{recipe.data.source} has changed since {folder} was trained on it; start a new run, with --init {folder}"
         )
-    reader, held_out = _readers(recipe, prepared, runtime.world)
-    training = Training(run.untrained(), reader, recipe, runtime)
+    ready = Ready.make(recipe, run.untrained(), prepared, data, runtime, progress)
+    training = ready.training
     start, plan = run.step, Plan(**run.record["plan"])
     if start:
         plan = Plan(**run.state()["plan"])
     if more:
-        start, plan = _extend(run, training, start, plan, more)
+        start, plan = extend(run, training, start, plan, more)
     if start >= plan.stop and run.record.get("samples") == start * training.order.batch:
         progress.say(f"{folder} is complete at step {start}; give it more with --more STEPS")
         runtime.end()
@@ -212,17 +274,7 @@ def resume(folder: str | os.PathLike, more: int | None = None, data: Data | None
     if runtime.main:
         _go_back(run, training, start, state, plan)
     progress.say(f"{folder} goes on at step {start} of {plan.stop}")
-    return _go(run, training, plan, start, held_out, prepared, runtime, progress)
-
-
-def _extend(run: Run, training: Training, start: int, plan: Plan, more: int) -> tuple[int, Plan]:
-    """Step at which a run that is given more steps goes on, and its longer plan."""
-    recipe = training.recipe
-    if plan.schedule != "trapezoid":
-        return start, make_plan(recipe.optimizer, start, plan.stop - start + more)
-    start = plan.flat_until if plan.flat_until in run.steps else start
-    cooldown = max(round(recipe.optimizer.cooldown * (plan.stop - plan.start + more)), 1)
-    return start, replace(plan, stop=plan.stop + more, cooldown=cooldown)
+    return ready.go(run, plan, start)
 
 
 def _go_back(run: Run, training: Training, start: int, state: dict[str, Any], plan: Plan) -> None:
@@ -233,37 +285,3 @@ def _go_back(run: Run, training: Training, start: int, state: dict[str, Any], pl
         run.save_model(training.objective)  # the kill may have come after the checkpoint and before the model
     run.forget_after(start)
     run.update({"plan": asdict(plan)})
-
-
-def _go(
-    run: Run,
-    training: Training,
-    plan: Plan,
-    start: int,
-    held_out: Reader | None,
-    prepared: Prepared,
-    runtime: Runtime,
-    progress: Progress,
-) -> Run:
-    """The loop, and what is written when it is done."""
-    minutes = training.recipe.budget.minutes
-    deadline = minutes * 60 if minutes and not start else math.inf
-    began = time.perf_counter()
-    try:
-        with naming_relief(training.objective):
-            training.run(plan, start, run, held_out, progress, deadline)
-        if runtime.main:
-            samples = run.step * training.order.batch
-            few = prepared.held_out is None or len(prepared.held_out) < FEW
-            shown = prepared.train if few else prepared.held_out
-            report(run, training.objective, held_out or training.reader, shown)
-            run.update({"samples": samples})
-            seconds = clock(time.perf_counter() - began)
-            progress.say(f"done: {samples:,} samples in {seconds}; {run.folder}/model holds the result")
-        runtime.wait()
-    finally:
-        if runtime.main:
-            seconds = run.record.get("seconds", 0.0) + time.perf_counter() - began
-            run.update({"seconds": seconds, "peak_memory": runtime.peak_memory()})
-        runtime.end()
-    return run

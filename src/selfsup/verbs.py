@@ -14,36 +14,50 @@ import tyro
 from selfsup.errors import UserError
 
 Positional = tyro.conf.Positional
-Json = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]  # off: nothing to say about it
+Switch = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]  # off: nothing to say about it
 
 
 def _table(rows: list[dict[str, Any]]) -> None:
-    """Print results: a row for each task and metric, a column for each representation."""
+    """Print results: a row for each task, metric and amount of labels, a column for each representation."""
     from rich.console import Console
     from rich.table import Table
 
     names = list(dict.fromkeys(row["representation"] for row in rows))
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("task", "metric", *names, "chance", "data"):
-        table.add_column(heading, justify="right" if heading in (*names, "chance") else "left", no_wrap=True)
-    for task, metric in dict.fromkeys((row["task"], row["metric"]) for row in rows):
-        group = {row["representation"]: row for row in rows if (row["task"], row["metric"]) == (task, metric)}
+    for heading in ("task", "labels", "metric", *names, "chance", "data"):
+        table.add_column(heading, justify="right" if heading in (*names, "labels", "chance") else "left", no_wrap=True)
+    groups: dict[tuple[str, ...], dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["task"], _labels(row), row["metric"]), {})[row["representation"]] = row
+    for (task, labels, metric), group in groups.items():
         first = next(iter(group.values()))
-        cells = [_number(group[name]["mean"], metric) if name in group else "" for name in names]
-        table.add_row(task, metric, *cells, _number(first["chance"], metric), f"{first['data']} ({first['split']})")
+        cells = [_number(group[name], metric) if name in group else "" for name in names]
+        chance = _number({"mean": first["chance"]}, metric)
+        table.add_row(task, labels, metric, *cells, chance, f"{first['data']} ({first['split']})")
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
-def _number(value: float, metric: str) -> str:
-    """Accuracies in percent, everything else with four figures."""
-    return f"{100 * value:.1f} %" if "accuracy" in metric else f"{value:.4g}"
+def _labels(row: dict[str, Any]) -> str:
+    """How many labels were seen: a share, or so many a class; nothing where none were."""
+    if "per_class" in row:
+        return f"{row['per_class']} a class"
+    return f"{100 * row['labels']:g} %" if row["labels"] else ""
+
+
+def _number(row: dict[str, Any], metric: str) -> str:
+    """Accuracies in percent, with their deviation over draws of labels; everything else with four figures."""
+    if "accuracy" not in metric:
+        return f"{row['mean']:.4g}"
+    deviation = f" ± {100 * row['sd_labels']:.1f}" if "sd_labels" in row else ""
+    return f"{100 * row['mean']:.1f}{deviation} %"
 
 
 def _show_results(rows: list[dict[str, Any]], json: bool) -> int:
     if json:
         print("\n".join(json_format.dumps(row) for row in rows))
     else:
-        _table(rows)
+        _table([row for row in rows if row["task"] != "verdict"])
+        print("".join(f"\n{row['text']}" for row in rows if row["task"] == "verdict"))
     return 0
 
 
@@ -60,7 +74,7 @@ def _until_stopped(work: Callable[[], object]) -> int:
     return 0
 
 
-def show(run: Positional[str], json: Json = False) -> int:
+def show(run: Positional[str], json: Switch = False) -> int:
     """What a run is, or an objective: its recipe, its state, its scores.
 
     Args:
@@ -83,9 +97,9 @@ def show(run: Positional[str], json: Json = False) -> int:
     found = Run(run)
     record = {**found.record, "step": found.step, "checkpoints": found.steps}
     print(json_format.dumps(record, indent=2))
-    scores = [line for line in found.lines("evals.jsonl") if line["task"] != "pretext"]
+    scores = [line for line in found.lines("evals.jsonl") if line["task"] not in ("pretext", "health")]
     if scores and not json:
-        _table(scores)
+        _show_results(scores, json=False)
     return 0
 
 
@@ -117,18 +131,68 @@ def resume(run: Positional[Path], more: int | None = None) -> int:
     return _until_stopped(lambda: go_on(run, more))
 
 
-def eval_(run: Positional[Path], data: str | None = None, columns: tuple[str, ...] = (), json: Json = False) -> int:
-    """Was it worth it? Scores of the run beside the untrained network and the raw input.
+def eval_(
+    run: Positional[Path],
+    data: str | None = None,
+    columns: tuple[str, ...] = (),
+    labels: Annotated[tuple[str, ...], tyro.conf.arg(metavar="AMOUNT ...")] = ("1%", "10%", "100%"),
+    fine_tune: Switch = False,
+    json: Switch = False,
+) -> int:
+    """Was it worth it? Scores of the run beside the untrained network and the raw input, and one sentence.
 
     Args:
         run: folder of the run.
-        data: labelled pictures, or held-out text; the run's own source when not given.
+        data: labelled pictures or texts, or such as were held out; the run's own source when not given.
         columns: columns of the data by meaning, such as label=species.
+        labels: how many the probes may see: 10% is a share, 5 is five a class.
+        fine_tune: train the whole network with the labels too, beside the same from scratch; takes long.
         json: print one JSON object a line.
     """
     from selfsup.eval.card import evaluate
 
-    return _show_results(evaluate(run, data, columns), json)
+    return _show_results(evaluate(run, data, columns, labels, fine_tune), json)
+
+
+def doctor(run: Positional[Path], json: Switch = False) -> int:
+    """What is wrong with a run, the likely cause, and the flag to try.
+
+    Args:
+        run: folder of the run; it may still be going on.
+        json: print one JSON object a line.
+    """
+    from dataclasses import asdict
+
+    from selfsup.eval.doctor import examine
+
+    examined = examine(run)
+    if json:
+        print("\n".join(json_format.dumps(asdict(finding)) for finding in examined.findings))
+        return 0
+    for name, value in examined.vitals.items():
+        print(f"{name:<28}{value:>12.4g}")
+    print()
+    for finding in examined.findings:
+        print(f"{finding.check}: {finding.said}")
+    if not examined.findings:
+        print("nothing found: the run looks healthy")
+    return 0
+
+
+def classify(run: Positional[str], data: Positional[str], like: str, out: Path, columns: tuple[str, ...] = ()) -> int:
+    """A class for each picture or text, learned from labelled examples; one CSV.
+
+    Args:
+        run: a run, an exported folder, or hf:ID.
+        data: what to classify.
+        like: labelled examples, one folder per class or a table with a label column.
+        out: file to write, .csv.
+        columns: columns of the examples by meaning, such as label=species.
+    """
+    from selfsup.classify import classify as write_classes
+
+    print(write_classes(run, data, like, out, columns))
+    return 0
 
 
 def embed(run: Positional[str], data: str, out: Path, columns: tuple[str, ...] = ()) -> int:

@@ -18,11 +18,12 @@ from selfsup.data.tokens import TokenStore
 from selfsup.loop import Training
 from selfsup.names import objective_names
 from selfsup.objective import Objective, ObjectiveModule, load_objective
+from selfsup.planning import make_plan
 from selfsup.prepare import Prepared, prepare
 from selfsup.progress import Progress
 from selfsup.recipes import Budget, Recipe, Watch
 from selfsup.runtime import Runtime
-from selfsup.training import make_plan, resolve
+from selfsup.training import resolve
 
 NAMES = list(objective_names())
 TIMES = {"samples_per_s", "wait"}  # what differs between two equal runs

@@ -22,15 +22,16 @@ from selfsup.data.pixels import PixelStore
 from selfsup.data.tokens import TokenStore
 from selfsup.encoder import Encoder
 from selfsup.errors import UserError
+from selfsup.eval.doctor import examine
 from selfsup.objective import load_objective
 from selfsup.ops.spectrum import effective_rank
 from selfsup.parse import training as parse_training
+from selfsup.planning import make_plan
 from selfsup.prepare import prepare
 from selfsup.progress import Progress
 from selfsup.recipes import Recipe, flag_of, from_json, section, sections, to_json
 from selfsup.runtime import Runtime
 from selfsup.text_encoder import TextEncoder
-from selfsup.training import make_plan
 
 GOLDEN = Path(__file__).with_name("golden.json")
 RENEW = "RENEW_GOLDEN"  # RENEW_GOLDEN=1 python -m pytest tests/contract -k golden
@@ -308,3 +309,8 @@ def test_no_collapse(case: Case, finished):
             assert centered.norm() > 1e-3 * features.norm(), f"{who}: every sample gets the same {name} embedding"
             rank[who], width = float(effective_rank(centered)), features.shape[1]
         assert rank["run"] > max(5, rank["untrained"] / 4), f"{name}: {rank} directions of {width}"
+
+
+def test_the_doctor_finds_nothing_but_the_small_batch(case: Case, finished):
+    found = {finding.check: finding.said for finding in examine(finished(case.name).folder, quiet=True).findings}
+    assert found.keys() <= {"batch"}, found

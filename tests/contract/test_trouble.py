@@ -13,9 +13,10 @@ from contract.processes import start, train_on_full_disk
 from selfsup import training as verbs
 from selfsup.errors import UserError
 from selfsup.loop import Training
+from selfsup.planning import make_plan
 from selfsup.recipes import Budget
 from selfsup.run import Run
-from selfsup.training import make_plan, resume, train
+from selfsup.training import resume, train
 
 
 @pytest.fixture(autouse=True)

@@ -23,8 +23,8 @@ Labels = tuple[np.ndarray, tuple[str, ...]]  # (all,) int64 index into the names
 
 
 @dataclass(frozen=True)
-class PixelStore:
-    """Prepared pictures; a row that could not be read stands for the next good one.
+class PixelStore(Sequence):
+    """Prepared pictures, a sequence of (R, R, C) uint8; a row that could not be read stands for the next good one.
 
     Attributes:
         paths: (all,) file of each picture, or None.
@@ -58,6 +58,9 @@ class PixelStore:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def __getitem__(self, row: int | slice) -> np.ndarray | PixelStore:  # type: ignore[override]
+        return self.subset(np.arange(len(self))[row]) if isinstance(row, slice) else self.pixels([row])[0]
 
     def subset(self, rows: np.ndarray) -> PixelStore:
         """The store of some of the rows, in the order given."""

@@ -1,54 +1,121 @@
-"""Whether a run was worth it: its scores beside those of the obvious alternatives."""
+"""Whether a run was worth it: its scores beside those of the obvious alternatives, and one sentence."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from selfsup.data.facts import ImageFacts
-from selfsup.data.source import GIVEN, Data, open_source
+from selfsup.data.pixels import PixelStore
+from selfsup.data.source import GIVEN, Data
 from selfsup.data.store import cache_root
 from selfsup.data.tokens import TokenStore, open_tokens
 from selfsup.errors import UserError
+from selfsup.eval.few_labels import LEVELS, Level
+from selfsup.eval.fine_tune import fine_tuned
+from selfsup.eval.labelled import Labelled, open_labelled, open_source_of
 from selfsup.eval.language import evaluate_language
-from selfsup.eval.pictures import evaluate_pictures, open_labelled
-from selfsup.prepare import Prepared, columns_of, prepare
+from selfsup.eval.pictures import evaluate_unlabelled
+from selfsup.eval.probes import answers, lines, representations, save_probe, score, usable
+from selfsup.eval.result import Result, result
+from selfsup.eval.verdict import Gain, gains, sentence
+from selfsup.prepare import Prepared, open_part, prepare
 from selfsup.progress import Progress
 from selfsup.recipes import ImageData, TextData
 from selfsup.run import Run
 
 
 def evaluate(
-    folder: str | os.PathLike, data: Data | None = None, columns: tuple[str, ...] = (), quiet: bool = False
-) -> list[dict[str, Any]]:
-    """Score a run, append the results to its `evals.jsonl`, and return them.
+    folder: str | os.PathLike,
+    data: Data | None = None,
+    columns: tuple[str, ...] = (),
+    labels: Sequence[str] = LEVELS,
+    fine_tune: bool = False,
+    quiet: bool = False,
+) -> list[Result]:
+    """Score a run, append the results to its `evals.jsonl`, and return them; the last one is the verdict.
+
+    With labels: kNN and linear probes of the run, its untrained network, the raw input, and its start where it was
+    given weights. Without: finding pictures by another view, or the language model's own scores.
 
     Args:
         folder: the run.
-        data: labelled pictures, or text that was held out; the run's own source when not given.
+        data: labelled samples, or samples that were held out; the run's own source when not given.
         columns: `meaning=name` pairs for the data.
+        labels: amounts of labels for the probes: `10%` is a share, `5` is five a class.
+        fine_tune: also train the whole network with these labels, beside the same from scratch.
         quiet: no progress on the terminal.
 
     Raises:
-        UserError: no such run, no model in it yet, or no labels in the data.
+        UserError: no such run, no model in it yet, or data that nothing can be scored on.
     """
     run = Run(folder)
     if not run.step:
         raise UserError(f"{folder} has no checkpoint yet; go on with selfsup resume {folder}")
+    levels = [Level.parse(text) for text in dict.fromkeys(labels)]
     progress, recipe, facts = Progress(not quiet), run.recipe, run.facts
     own = replace(recipe.data, columns=columns or recipe.data.columns)
     name = own.source if data is None else str(data) if isinstance(data, str | os.PathLike) else GIVEN
     settings = own if data is None else replace(own, source=name, columns=columns)
-    if isinstance(settings, ImageData):
-        assert isinstance(facts, ImageFacts)
-        labelled = open_labelled(settings, data, facts.resolution, progress)
-        results = evaluate_pictures(run, labelled, progress)
-    else:
-        results = evaluate_language(run, *_texts(run, settings, data, progress), name, progress)
+    resolution = facts.resolution if isinstance(facts, ImageFacts) else 0
+    labelled = open_labelled(settings, data, resolution, progress)
+    results: list[Result] = []
+    found: list[Gain] = []
+    if labelled is not None:
+        results, found = _with_labels(run, labelled, levels, fine_tune, progress)
+    elif fine_tune:
+        raise UserError(f"{name} has no labels to fine-tune with; name labelled data with --data")
+    elif isinstance(settings, ImageData):
+        store, split = _pictures(run, settings, data, resolution, progress)
+        results, found = evaluate_unlabelled(run, store, name, split, progress)
+    if isinstance(settings, TextData) and (labelled is None or data is None):
+        spoken, gained = evaluate_language(run, *_texts(run, settings, data, progress), name, progress)
+        results, found = results + spoken, found + gained
+    worth, said = sentence(found)
+    verdict = result(run, "verdict", "run", "worth it", float(worth), 0.0, name, results[-1]["split"])
+    results.append({**verdict, "text": said})
     for line in results:
         run.log("evals.jsonl", line)
     return results
+
+
+def _with_labels(
+    run: Run, labelled: Labelled, levels: list[Level], fine_tune: bool, progress: Progress
+) -> tuple[list[Result], list[Gain]]:
+    """Probes, and where asked the whole network trained on."""
+    levels = usable(levels, labelled)
+    if not levels:
+        raise UserError(f"{labelled.name}: {len(labelled.labels)} labels are too few for --labels; try --labels 100%")
+    scores = score(
+        representations(run, labelled), labelled, levels, run.recipe.seed, progress,
+        lambda probe, accuracy: save_probe(run, labelled, probe, accuracy),
+    )  # fmt: skip
+    found = gains(answers(labelled, scores))
+    if fine_tune:
+        tuned = fine_tuned(run, labelled, levels, progress)
+        scores += tuned
+        found += gains(answers(labelled, tuned))
+    return lines(run, labelled, scores), found
+
+
+def _pictures(
+    run: Run, settings: ImageData, data: Data | None, resolution: int, progress: Progress
+) -> tuple[PixelStore, str]:
+    """Pictures that the run did not learn from, where there are some: its held-out part, or what was named."""
+    if data is None:
+        own = prepare(run.data, None, False, progress)
+        held_out = own.held_out is not None and len(own.held_out) > 1
+        store = own.held_out if held_out else own.train
+        assert isinstance(store, PixelStore)
+        return store, "held-out" if held_out else "train"
+    source, name = open_source_of(settings, data)
+    split = next(part for part in ("test", "valid", "train") if part in source.parts)
+    assert isinstance(run.facts, ImageFacts)
+    store = open_part(source.parts[split], resolution, settings, progress, run.facts.channels)
+    if len(store) < 2:
+        raise UserError(f"{name}: {len(store)} picture and no label: nothing can be scored on it; give two or more")
+    return store, split
 
 
 def _texts(run: Run, settings: TextData, data: Data | None, progress: Progress) -> tuple[TokenStore | None, TokenStore]:
@@ -59,8 +126,7 @@ def _texts(run: Run, settings: TextData, data: Data | None, progress: Progress) 
             raise UserError(f"{run.recipe.data.source} has no held-out text; name some with --data")
         assert isinstance(own.train, TokenStore)
         return own.train, own.held_out
-    source = open_source(data, columns_of(settings.columns), settings.cache)
-    source.require("text")
+    source, _ = open_source_of(settings, data)
     part = next(source.parts[name] for name in ("test", "valid", "train") if name in source.parts)
     tokenizer, root = str(run.folder / "tokenizer"), cache_root(settings.cache)
     held_out, _ = open_tokens(part, part, tokenizer, None, root, progress.part)  # all of it is held out

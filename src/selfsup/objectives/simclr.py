@@ -33,7 +33,7 @@ from selfsup.image_encoder import ImageEncoder
 from selfsup.nn.chunks import in_chunks
 from selfsup.nn.heads import projection
 from selfsup.nn.norm import has_batch_statistics
-from selfsup.objective import Batch, Draw, Losses, Need, Objective
+from selfsup.objective import Batch, Draw, Limit, Losses, Need, Objective
 from selfsup.ops.contrastive import nt_xent
 from selfsup.ops.gather import gather, processes
 from selfsup.ops.precision import at_least_float32
@@ -125,6 +125,16 @@ class SimCLR(Objective):
     def encoders(self) -> Mapping[str, ImageEncoder]:
         """The encoder f, without the projection."""
         return {"image": self.encoder}
+
+    def limits(self) -> Mapping[str, Limit]:
+        """What is known of SimCLR: Chen et al. 2020, figures 9 (batch), 5 (crops), table 5 (temperature)."""
+        return {
+            "batch": Limit(64, math.inf, "every picture is told from the others of its batch, and these are few"),
+            "temperature": Limit(
+                0.02, 1.0, "tau softens all differences away when large, and sees only noise when small"
+            ),
+            "crop_min": Limit(0.05, 0.7, "the two views show nearly the same, or nearly nothing in common"),
+        }
 
     def pictures(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
         """The picture and its two views."""

@@ -1,0 +1,297 @@
+"""A small GPT beside a plain loop, beside transformers' Trainer, and how long until 1.88 nats.
+
+    python benchmarks/causal_lm.py [--quick] [--data tinyshakespeare] [--what "plain loop" trainer "time to 1.88"]
+
+nanoGPT's CPU setting: 4 layers, 4 heads, width 128, windows of 64 characters, 12 in a batch; the last 10 % of the text
+are held out and scored whole. `plain loop`: the same network, AdamW and batch in the loop of nanoGPT. `trainer`: as
+transformers' run_clm.py does it. `time to 1.88`: the other side is nanoGPT's documented run by the Trainer, 2,000
+steps; optimizer, batch and schedule of selfsup are its own. Without --data, Python's own documentation.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from side_by_side import Side, arguments, in_turn, own_memory, publish, say
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import TrainerControl, TrainerState
+
+import selfsup
+from selfsup.construct import construct
+from selfsup.data.text import WindowReader
+from selfsup.data.tokens import TokenStore
+from selfsup.eval.language import window_losses
+from selfsup.loop import Training
+from selfsup.objective import load_objective
+from selfsup.planning import make_plan
+from selfsup.prepare import Prepared, prepare
+from selfsup.progress import Progress
+from selfsup.recipes import Recipe
+from selfsup.runtime import Runtime
+from selfsup.training import resolve
+
+CONTEXT, BATCH, STEPS = 64, 12, 2000
+SIZE = {"layers": 4, "heads": 4, "width": 128, "context": CONTEXT, "tokenizer": "char"}
+NANO = {"rate": 1e-3, "betas": (0.9, 0.99), "decay": 0.1, "clip": 1.0}  # nanoGPT's config/train_shakespeare_char.py
+GOAL = 1.88
+OURS = 700  # steps to the goal, with the recipe's own optimizer; chosen on the end of the training text
+
+
+class Text:
+    """The text, prepared, and what both sides start from."""
+
+    def __init__(self, source: str, runtime: Runtime) -> None:
+        self.source, self.runtime = source, runtime
+        recipe = selfsup.recipe("causal_lm", data=source, steps=1, batch=BATCH, **SIZE)
+        self.prepared: Prepared = prepare(recipe.data, None, False, Progress(False))
+        assert isinstance(self.prepared.train, TokenStore) and isinstance(self.prepared.held_out, TokenStore)
+        self.train, self.held_out = self.prepared.train, self.prepared.held_out
+
+    def training(self, seed: int = 0, **settings: object) -> tuple[Training, Recipe]:
+        """A run of selfsup about to begin."""
+        recipe = selfsup.recipe("causal_lm", data=self.source, batch=BATCH, seed=seed, **SIZE, **settings)
+        recipe = resolve(recipe, self.prepared, self.runtime.device, self.runtime.precision)
+        objective = construct(recipe, self.prepared.facts, Path(self.train.tokenizer.name_or_path), None)
+        reader = load_objective("causal_lm").reader(recipe.config, self.train)
+        return Training(objective, reader, recipe, self.runtime), recipe
+
+    def network(self, seed: int = 0) -> GPT2LMHeadModel:
+        """The same network with weights of its own."""
+        torch.manual_seed(seed)
+        count = len(self.train.tokenizer)
+        config = GPT2Config(vocab_size=count, n_positions=CONTEXT, n_embd=128, n_layer=4, n_head=4, resid_pdrop=0.0,
+                            embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0)  # fmt: skip
+        return GPT2LMHeadModel(config).to(self.runtime.device)
+
+    def nats(self, network: torch.nn.Module) -> float:
+        """Held-out loss of a network, by the whole held-out part."""
+        objective = self.training(steps=1)[0].objective
+        objective.network.load_state_dict(network.state_dict())
+        sums, count, _ = window_losses(objective, WindowReader(self.held_out, CONTEXT), Progress(False))
+        return float(sums.sum()) / count
+
+
+class Chunks(Dataset):
+    """The text in pieces of `CONTEXT` tokens, as run_clm groups it."""
+
+    def __init__(self, store: TokenStore) -> None:
+        ids = store.read(0, len(store)).astype(np.int64)
+        self.rows = torch.from_numpy(ids[: len(ids) // CONTEXT * CONTEXT].reshape(-1, CONTEXT))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, row: int) -> dict[str, Tensor]:
+        return {"input_ids": self.rows[row], "labels": self.rows[row]}
+
+
+class Clock(TrainerCallback):
+    """When each step ended; evaluations on the way do not count."""
+
+    def __init__(self, text: Text, every: int = 0) -> None:
+        self.text, self.every = text, every
+        self.ends: list[float] = []
+        self.spent = 0.0
+        self.reached: tuple[int, float, float] | None = None
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: torch.nn.Module,
+        **settings: object,
+    ) -> TrainerControl:
+        """Note the time; score where asked, and stop at the goal."""
+        self.ends.append(time.perf_counter() - self.spent)
+        if self.every and state.global_step % self.every == 0:
+            began = time.perf_counter()
+            nats = self.text.nats(settings["model"])
+            settings["model"].train()
+            self.spent += time.perf_counter() - began
+            say(f"  Trainer, step {state.global_step}: {nats:.3f} nats")
+            if nats <= GOAL or state.global_step == args.max_steps:
+                self.reached = (state.global_step, nats, self.ends[-1])
+                control.should_training_stop = True
+        return control
+
+
+def trainer(text: Text, steps: int, workers: int, seed: int, every: int = 0) -> tuple[Clock, float, GPT2LMHeadModel]:
+    """Transformers' Trainer for some steps: its clock, when it began, and the network."""
+    clock, network = Clock(text, every), text.network(seed)
+    with tempfile.TemporaryDirectory() as scratch:
+        settings = TrainingArguments(
+            scratch, max_steps=steps, per_device_train_batch_size=BATCH, learning_rate=NANO["rate"], warmup_steps=100,
+            lr_scheduler_type="cosine", weight_decay=NANO["decay"], adam_beta2=0.99, max_grad_norm=NANO["clip"],
+            report_to=[], save_strategy="no", logging_strategy="no", disable_tqdm=True, dataloader_num_workers=workers,
+            dataloader_drop_last=True, seed=seed, use_cpu=text.runtime.device.type == "cpu",
+        )  # fmt: skip
+        worker = Trainer(network, settings, train_dataset=Chunks(text.train), callbacks=[clock])
+        began = time.perf_counter()
+        worker.train()
+    return clock, began, network
+
+
+def ours_in_steps(training: Training, steps: int) -> Side:
+    """Rounds of so many steps of selfsup's own loop, at a flat rate."""
+    flat = replace(make_plan(training.recipe.optimizer, 0, 10**6), warmup=1)
+    stream, done = training.read(0, 10**6), iter(range(10**6))
+
+    def seconds() -> float:
+        began = time.perf_counter()
+        for _ in range(steps):
+            training.step(next(done), next(stream), flat)
+        return time.perf_counter() - began
+
+    return Side(seconds)
+
+
+def finish(
+    what: str,
+    sides: tuple[Side, Side],
+    times: tuple[list[float], list[float]],
+    steps: int,
+    nats: tuple[float, float],
+    differs: dict[str, str],
+    floor: float | None,
+) -> None:
+    """Speed and quality of both sides, and the line."""
+    for side, seconds, loss in zip(sides, times, nats, strict=True):
+        speed = BATCH * CONTEXT * steps / statistics.median(seconds)
+        side.about |= {
+            "tokens_per_s": round(speed), "held_out_nats": round(loss, 4), "batch": BATCH,
+            "context": CONTEXT, "steps": steps * (len(seconds) + 1), "optimizer": "adamw", "precision": "float32",
+        }  # fmt: skip
+    sides[0].about["process_mb"] = round(own_memory())
+    publish("causal_lm", what, what, times, sides, differs, floor, ("transformers",))
+
+
+def plain_loop(text: Text, quick: bool) -> None:
+    """The loop of nanoGPT: random windows, AdamW, clipping; and its bare step on one batch."""
+    steps, rounds = (20, 2) if quick else (150, 5)
+    training, _ = text.training(steps=steps, optimizer="adamw", micro=1, **NANO)
+    network, device = text.network(), text.runtime.device
+    ids = torch.from_numpy(text.train.read(0, len(text.train)).astype(np.int64))
+    generator = torch.Generator().manual_seed(0)
+    decayed = [weight for weight in network.parameters() if weight.ndim > 1]
+    rest = [weight for weight in network.parameters() if weight.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": NANO["decay"]}, {"params": rest, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=NANO["rate"], betas=NANO["betas"], fused=True)
+
+    def draw() -> tuple[Tensor, Tensor]:
+        starts = torch.randint(len(ids) - CONTEXT, (BATCH,), generator=generator)
+        x, y = (torch.stack([ids[i + d : i + d + CONTEXT] for i in starts]).to(device) for d in (0, 1))
+        return x, y
+
+    def step(x: Tensor, y: Tensor) -> None:
+        logits = network(x, use_cache=False).logits
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1), y.flatten()).backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), NANO["clip"])
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    def theirs() -> float:
+        began = time.perf_counter()
+        for _ in range(steps):
+            step(*draw())
+        return time.perf_counter() - began
+
+    sides = ours_in_steps(training, steps), Side(theirs)
+    times = in_turn(*sides, rounds)
+    nats = text.nats(training.objective.network), text.nats(network)  # before it learns one batch by heart
+    resident, floors = draw(), []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        for _ in range(steps):
+            step(*resident)
+        floors.append(time.perf_counter() - began)
+    differs = {"windows": "selfsup tiles the text anew in every epoch, nanoGPT draws with replacement"}
+    finish("plain loop", sides, times, steps, nats, differs, statistics.median(floors))
+
+
+def beside_trainer(text: Text, quick: bool) -> None:
+    """The Trainer with the number of workers that is best for it."""
+    steps, rounds = (20, 2) if quick else (150, 5)
+    training, _ = text.training(steps=steps, optimizer="adamw", **NANO)
+    found = {}
+    for workers in (0, 1, 2):
+        clock, _, _ = trainer(text, steps, workers, seed=0)
+        found[workers] = statistics.median(np.diff(clock.ends))
+        say(f"Trainer with {workers} workers: {BATCH * CONTEXT / found[workers]:.0f} tokens/s")
+    workers = min(found, key=lambda number: found[number])
+    networks: list[torch.nn.Module] = []
+
+    def theirs() -> float:
+        clock, _, network = trainer(text, steps + 5, workers, seed=0)
+        networks[:] = [network]
+        return clock.ends[-1] - clock.ends[4]  # without its start
+
+    sides = ours_in_steps(training, steps), Side(theirs, {"workers": workers})
+    times = in_turn(*sides, rounds)
+    sides[1].about["held_out_after"] = f"the {steps + 5} steps of one round, each round starts anew"
+    differs = {"windows": "fixed pieces of the text in the Trainer, a new tiling in every epoch in selfsup",
+               "rate": "warm-up and cosine within each round in the Trainer, flat in selfsup"}  # fmt: skip
+    nats = text.nats(training.objective.network), text.nats(networks[0])
+    finish("trainer", sides, times, steps, nats, differs, None)
+
+
+def time_to_goal(text: Text, quick: bool) -> None:
+    """Seconds of training until the held-out part is at the goal, three seeds; evaluations do not count."""
+    seeds = [0] if quick else [0, 1, 2]
+    every, most = (20, 20) if quick else (100, STEPS)
+    steps = 20 if quick else OURS
+    times: tuple[list[float], list[float]] = ([], [])
+    about: tuple[dict, dict] = ({"steps": [], "nats": []}, {"steps": [], "nats": []})
+    for seed in seeds:
+        training, recipe = text.training(seed=seed, steps=steps)
+        plan = make_plan(recipe.optimizer, 0, steps)
+        began = time.perf_counter()
+        for number, parts in enumerate(training.read(0, steps)):
+            training.step(number, parts, plan)
+        times[0].append(time.perf_counter() - began)
+        about[0]["steps"].append(steps)
+        about[0]["nats"].append(round(text.nats(training.objective.network), 4))
+        say(f"selfsup, seed {seed}: {about[0]['nats'][-1]} nats in {times[0][-1]:.1f} s")
+        clock, began, _ = trainer(text, most, 0, seed, every)
+        assert clock.reached is not None
+        at, nats, end = clock.reached
+        times[1].append(end - began)
+        about[1]["steps"].append(at)
+        about[1]["nats"].append(round(nats, 4))
+        say(f"Trainer, seed {seed}: {nats:.4f} nats in {times[1][-1]:.1f} s")
+    sides = (
+        Side(lambda: math.nan, {**about[0], "seconds": times[0], "optimizer": "muon"}),
+        Side(lambda: math.nan, {**about[1], "seconds": times[1], "optimizer": "adamw"}),
+    )
+    publish(
+        "causal_lm",
+        "time to 1.88",
+        "trainer",
+        times,
+        sides,
+        {"optimizer, schedule": "its own"},
+        None,
+        ("transformers",),
+    )
+
+
+def main() -> None:
+    """All cases in turn."""
+    given = arguments(__doc__).parse_args()
+    text = Text(given.data or "sample:prose", Runtime("float32"))
+    cases = {"plain loop": plain_loop, "trainer": beside_trainer, "time to 1.88": time_to_goal}
+    for what in given.what or cases:
+        cases[what](text, given.quick)
+
+
+if __name__ == "__main__":
+    main()

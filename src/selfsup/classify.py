@@ -1,0 +1,104 @@
+"""A class for every sample, by a linear probe on labelled examples."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+
+import torch
+
+from selfsup.data.facts import ImageFacts
+from selfsup.data.pixels import probe_sizes
+from selfsup.data.source import GIVEN, Data, open_source
+from selfsup.encoder import Encoder, load_encoder
+from selfsup.errors import UserError
+from selfsup.eval.features import Features
+from selfsup.eval.labelled import Labelled, open_labelled
+from selfsup.eval.linear import LinearProbe, fit_linear
+from selfsup.eval.probes import load_probe, save_probe
+from selfsup.image_encoder import ImageEncoder
+from selfsup.predict import encode_source, fresh_file
+from selfsup.prepare import columns_of, resolution_for
+from selfsup.progress import Progress
+from selfsup.recipes import ImageData, TextData
+from selfsup.run import Run
+from selfsup.runtime import fastest_device
+
+
+def _examples(encoder: Encoder, run: Run | None, like: Data, columns: tuple[str, ...], progress: Progress) -> Labelled:
+    """The labelled examples, prepared as `eval` prepares them, so that its probe is found again."""
+    name = os.fspath(like) if isinstance(like, str | os.PathLike) else GIVEN
+    resolution = 0
+    if isinstance(encoder, ImageEncoder):
+        settings: ImageData | TextData = ImageData(source=name, columns=columns)
+        if run is not None and isinstance(run.facts, ImageFacts):
+            resolution = run.facts.resolution
+        else:
+            source = open_source(like, columns_of(columns))
+            source.require("image")
+            resolution = resolution_for(encoder.about.size, probe_sizes(source.parts["train"].table))
+    else:
+        settings = TextData(source=name, columns=columns)
+    labelled = open_labelled(settings, like, resolution, progress)
+    if labelled is None:
+        raise UserError(f"--like {name} has no labels; give one folder per class, or a table with a label column")
+    return labelled
+
+
+def _probe(encoder: Encoder, run: Run | None, labelled: Labelled) -> LinearProbe:
+    """The probe that `eval` fitted to these examples, else one fitted now, which a run keeps."""
+    probe = load_probe(run, labelled) if run is not None else None
+    if probe is None:
+        features = Features.of(encoder, labelled)
+        seed = run.recipe.seed if run is not None else 0
+        probe = fit_linear(features.train, features.labels, features.classes, seed)
+        if run is not None:
+            accuracy = float((probe.predict(features.test) == labelled.test_labels).double().mean())
+            save_probe(run, labelled, probe, accuracy)
+    return probe
+
+
+def classify(
+    place: str | os.PathLike,
+    data: Data,
+    like: Data,
+    out: str | os.PathLike,
+    columns: tuple[str, ...] = (),
+    quiet: bool = False,
+) -> Path:
+    """Write a CSV with `name`, `part`, `label` and `probability` for each row of the data.
+
+    A row that is empty or cannot be read has neither label nor probability.
+
+    Args:
+        place: a run, an exported folder, or a hub id.
+        data: what to classify.
+        like: labelled examples; where `eval` has seen them, its probe is used.
+        out: file to write.
+        columns: `meaning=name` pairs for the examples, and for the data where they are there.
+        quiet: no progress on the terminal.
+
+    Raises:
+        UserError: examples without labels, data of another kind, or a file that cannot be written.
+    """
+    file = Path(out)
+    if file.suffix != ".csv":
+        raise UserError(f"--out {file}: allowed is a file that ends in .csv")
+    progress = Progress(not quiet)
+    run = Run(place) if (Path(place) / "run.json").exists() else None
+    encoder = load_encoder(place).to(fastest_device())
+    own = {meaning: name for meaning, name in columns_of(columns).items() if meaning != "label"}
+    open_source(data, own).require(encoder.kind)  # before the work on the examples
+    labelled = _examples(encoder, run, like, columns, progress)
+    probe = _probe(encoder, run, labelled)
+    found = encode_source(encoder, data, own, progress)
+    chances, numbers = probe.logits(found.vectors).softmax(1).max(1)
+    good = torch.isfinite(chances).tolist()
+    with fresh_file(file) as fresh, open(fresh, "w", newline="", encoding="utf-8") as target:
+        writer = csv.writer(target)
+        writer.writerow(["name", "part", "label", "probability"])
+        rows = zip(found.names, found.parts, numbers.tolist(), chances.tolist(), good, strict=True)
+        for name, part, number, chance, fine in rows:
+            writer.writerow([name, part, *((labelled.classes[number], f"{chance:.4f}") if fine else ("", ""))])
+    return file

@@ -1,0 +1,69 @@
+"""What an encoder knows of labelled samples: answers of kNN and of a linear probe on its features."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from selfsup.data.crops import resize
+from selfsup.data.pixels import PixelStore
+from selfsup.encoder import Encoder
+from selfsup.eval.knn import knn_predict
+from selfsup.eval.labelled import Labelled
+from selfsup.eval.linear import LinearProbe, fit_linear
+
+RAW = 32  # raw pictures larger than this are compared at this size
+
+
+class Representation(ABC):
+    """The samples of a `Labelled` as somebody sees them, and what follows from that for their labels."""
+
+    @abstractmethod
+    def knn(self) -> Tensor:
+        """(M,) predicted classes of the part to score on, by its nearest neighbors in the part to fit on."""
+
+    @abstractmethod
+    def linear(self, rows: Tensor, seed: int) -> Tensor:
+        """(M,) predicted classes, by a linear probe fitted on some rows of the part to fit on."""
+
+
+class Features(Representation):
+    """Dense features.
+
+    Attributes:
+        probe: the last one that was fitted.
+    """
+
+    def __init__(self, train: Tensor, test: Tensor, labelled: Labelled) -> None:
+        """From (N, D) and (M, D) features."""
+        self.train, self.test, self.labels = train, test, labelled.labels
+        self.classes = len(labelled.classes)
+        self.probe: LinearProbe | None = None
+
+    @classmethod
+    def of(cls, encoder: Encoder, labelled: Labelled) -> Features:
+        """The features that an encoder makes."""
+        return cls(encoder.encode(labelled.train), encoder.encode(labelled.test), labelled)
+
+    def knn(self) -> Tensor:
+        """See `Representation`."""
+        return knn_predict(self.train, self.labels, self.test, self.classes)
+
+    def linear(self, rows: Tensor, seed: int) -> Tensor:
+        """See `Representation`."""
+        self.probe = fit_linear(self.train[rows], self.labels[rows], self.classes, seed)
+        return self.probe.predict(self.test)
+
+
+def flat_pixels(squares: np.ndarray, size: int) -> Tensor:
+    """(B, R, R, C) uint8 pictures as (B, C * S * S) float32, at most `RAW` pixels wide."""
+    return resize(torch.from_numpy(squares), min(size, RAW)).flatten(1)
+
+
+def raw_pixels(store: PixelStore, size: int) -> Tensor:
+    """(N, C * S * S) float32: the pictures themselves."""
+    blocks = range(0, len(store), 1024)
+    return torch.cat([flat_pixels(store.pixels(np.arange(i, min(i + 1024, len(store)))), size) for i in blocks])

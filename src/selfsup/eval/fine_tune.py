@@ -1,0 +1,97 @@
+"""Training the whole network with labels, from the run and from scratch: what pretraining saves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from selfsup.data.augment import Augment
+from selfsup.data.draw import Draw
+from selfsup.data.order import permutation
+from selfsup.data.pixels import PixelStore
+from selfsup.encoder import Encoder
+from selfsup.eval.few_labels import Level
+from selfsup.eval.labelled import Labelled, chosen
+from selfsup.eval.probes import Score, encoders_of
+from selfsup.image_encoder import ImageEncoder
+from selfsup.optim import Plan, make_optimizers, set_rates
+from selfsup.progress import Progress
+from selfsup.run import Run
+from selfsup.runtime import fast_bfloat16
+
+RATE, DECAY, BATCH, EPOCHS, MIN_STEPS = 1e-3, 0.05, 128, 10, 200
+
+
+def fine_tuned(run: Run, labelled: Labelled, levels: Sequence[Level], progress: Progress) -> list[Score]:
+    """The answers of the run's network and of the same one from scratch, each trained alike; one draw of labels."""
+    encoders = encoders_of(run)
+    starts = {"run": encoders["run"], "scratch": encoders["untrained"]}
+    found = []
+    for level in levels:
+        rows = level.rows(labelled.labels, 0)
+        for name, encoder in starts.items():
+
+            def tell(done: int, of: int, what: str = f"fine-tuning {name}, {level}") -> None:
+                progress.part(what, done, of)
+
+            answers = tune(deepcopy(encoder), labelled, rows, run.recipe.seed, tell)
+            found.append(Score("fine-tune", name, level, (answers == labelled.test_labels)[None]))
+    return found
+
+
+def tune(encoder: Encoder, labelled: Labelled, rows: Tensor, seed: int, progress: Callable[[int, int], None]) -> Tensor:
+    """(M,) predicted classes after training encoder and a linear head on some rows, with AdamW and a cosine.
+
+    Pictures are cropped a little, never mirrored: a mirrored letter is another sign.
+
+    Args:
+        encoder: is changed.
+        labelled: the data.
+        rows: (R,) of the part to fit on whose labels may be seen.
+        seed: of order, crops and head.
+        progress: told (done, of).
+    """
+    classes, device = len(labelled.classes), encoder.device
+    batch = min(BATCH, len(rows))
+    steps = max(EPOCHS * len(rows) // batch, MIN_STEPS)
+    plan = Plan(start=0, stop=steps, warmup=max(steps // 10, 1), cooldown=1, schedule="cosine")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        width = encoder.encode(chosen(labelled.train, rows[:1].numpy())).shape[1]
+        whole = nn.ModuleList([encoder.module, nn.Linear(width, classes).to(device)])
+        head = whole[1]
+        optimizers = make_optimizers(whole, "adamw", RATE, RATE, DECAY, 0.9, (0.9, 0.999))
+        whole.train()
+        for step in range(steps):
+            epoch, place = divmod(step, len(rows) // batch)
+            order = permutation(len(rows), seed, epoch)[place * batch : (place + 1) * batch]
+            some = rows[torch.from_numpy(order)]
+            set_rates(optimizers, plan.factor(step))
+            with torch.autocast(device.type, torch.bfloat16, fast_bfloat16(device, isinstance(encoder, ImageEncoder))):
+                logits = head(_shown(encoder, labelled, some.numpy(), Draw(seed, epoch, some)))
+            F.cross_entropy(logits.float(), labelled.labels[some].to(device)).backward()
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            progress(step + 1, steps)
+        with torch.no_grad():
+            return head(encoder.encode(labelled.test).to(device)).argmax(1).cpu()
+
+
+def _shown(encoder: Encoder, labelled: Labelled, rows: np.ndarray, draw: Draw) -> Tensor:
+    """(B, D) features with gradients, of pictures cropped at random or of texts as they are."""
+    samples = chosen(labelled.train, rows)
+    if not isinstance(encoder, ImageEncoder):
+        return encoder.vectors(samples)
+    assert isinstance(samples, PixelStore)
+    crop = Augment(size=encoder.about.size, crop_scale=(0.6, 1.0), flip=0.0, jitter=0.0, gray=0.0, blur=0.0)
+    everything = np.arange(len(rows))
+    height, width = (torch.from_numpy(numbers).to(encoder.device) for numbers in samples.sizes(everything))
+    squares = torch.from_numpy(samples.pixels(everything)).to(encoder.device)
+    squares = squares.expand(-1, -1, -1, len(encoder.about.mean))
+    return encoder.module(crop(squares, height, width, draw, "fine-tune", encoder.about.mean, encoder.about.sd))

@@ -1,0 +1,182 @@
+"""The scores of representations on labelled data: kNN, and linear probes with few labels and with all."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from selfsup.data.pixels import PixelStore
+from selfsup.data.store import fingerprint
+from selfsup.encoder import Encoder
+from selfsup.eval.features import Features, Representation, raw_pixels
+from selfsup.eval.few_labels import DRAWS, Level
+from selfsup.eval.labelled import Labelled
+from selfsup.eval.linear import LinearProbe
+from selfsup.eval.result import Result, result
+from selfsup.eval.tfidf import TfIdf
+from selfsup.eval.verdict import always
+from selfsup.image_encoder import ImageEncoder
+from selfsup.progress import Progress
+from selfsup.run import Run, write_text, writing
+from selfsup.runtime import fastest_device
+
+log = logging.getLogger("selfsup")
+
+
+@dataclass(frozen=True)
+class Score:
+    """The answers of one representation to one question, right or wrong.
+
+    Attributes:
+        task: `knn`, `linear` or `fine-tune`.
+        representation: who answered.
+        level: how many labels were seen.
+        right: (draws, M) bool.
+    """
+
+    task: str
+    representation: str
+    level: Level
+    right: Tensor
+
+
+def encoders_of(run: Run) -> dict[str, Encoder]:
+    """The encoders to compare: of the run, untrained, and as the run started where it was given weights.
+
+    Batch norms of an untrained network get one pass of statistics later, without which it would be judged by chance.
+    """
+    default = next(iter(run.untrained().encoders().values()))
+    found = {"run": run.encoder(), "untrained": default}
+    if run.recipe.backbone.init:
+        found |= {"untrained": default.fresh(run.recipe.seed), "start": default}
+    return {name: encoder.to(fastest_device()) for name, encoder in found.items()}
+
+
+def representations(run: Run, labelled: Labelled) -> dict[str, Callable[[], Representation]]:
+    """Who is compared, each made when its turn comes: the encoders, and the raw input."""
+    encoders = encoders_of(run)
+    if isinstance(encoders["untrained"], ImageEncoder):
+        encoders["untrained"].calibrate(labelled.train)
+    found: dict[str, Callable[[], Representation]] = {
+        name: lambda encoder=encoder: Features.of(encoder, labelled) for name, encoder in encoders.items()
+    }
+    trained = encoders["run"]
+    train, test = labelled.train, labelled.test
+    if isinstance(trained, ImageEncoder) and isinstance(train, PixelStore) and isinstance(test, PixelStore):
+        size = trained.about.size
+        found["raw"] = lambda: Features(raw_pixels(train, size), raw_pixels(test, size), labelled)
+    else:
+        found["raw"] = lambda: TfIdf(labelled)
+    return found
+
+
+def usable(levels: Sequence[Level], labelled: Labelled) -> list[Level]:
+    """The levels that these labels allow; what is left out is said."""
+    classes = len(labelled.classes)
+    for level in levels:
+        if not level.fits(labelled.labels, classes):
+            log.info(
+                "%s: %s of %d labels in %d classes is too few, left out", labelled.name, level, len(labelled.labels),
+                classes,
+            )  # fmt: skip
+    return [level for level in levels if level.fits(labelled.labels, classes)]
+
+
+def score(
+    made: Mapping[str, Callable[[], Representation]],
+    labelled: Labelled,
+    levels: Sequence[Level],
+    seed: int,
+    progress: Progress,
+    keep: Callable[[LinearProbe, float], None],
+) -> list[Score]:
+    """The answers of all representations, each with the same draws of labels.
+
+    Whatever is chosen is chosen on rows of the part to fit on; the part to score on is looked at once.
+
+    Args:
+        made: by name, how to make each; one at a time is held.
+        labelled: the data.
+        levels: amounts of labels for the linear probe.
+        seed: of the probes.
+        progress: shows the work.
+        keep: is given the run's probe on all labels, and its accuracy.
+    """
+    found, everything = [], Level(share=1.0)
+    draws = {level: 1 if level.whole else DRAWS for level in levels}
+    done, total = 0, len(made) * (1 + sum(draws.values()))
+    for name, make in made.items():
+        progress.part(f"probes: {name}", done, total)
+        representation = make()
+        found.append(Score("knn", name, everything, (representation.knn() == labelled.test_labels)[None]))
+        done += 1
+        for level in levels:
+            right = []
+            for draw in range(draws[level]):
+                progress.part(f"probes: {name}, {level} of the labels", done, total)
+                rows = level.rows(labelled.labels, draw)
+                right.append(representation.linear(rows, seed) == labelled.test_labels)
+                done += 1
+            found.append(Score("linear", name, level, torch.stack(right)))
+            if name == "run" and level.whole and isinstance(representation, Features) and representation.probe:
+                keep(representation.probe, float(right[0].double().mean()))
+    progress.part("probes", total, total)
+    return found
+
+
+def lines(run: Run, labelled: Labelled, scores: Sequence[Score]) -> list[Result]:
+    """One result for each score."""
+    found = []
+    for one in scores:
+        accuracy = one.right.double().mean(1)  # (draws,)
+        line = result(run, one.task, one.representation, "accuracy", float(accuracy.mean()), labelled.chance,
+                      labelled.name, labelled.split)  # fmt: skip
+        line["labels"] = one.level.seen(len(labelled.labels), len(labelled.classes))
+        if one.level.per_class:
+            line["per_class"] = one.level.per_class
+        if len(accuracy) > 1:
+            line["sd_labels"] = float(accuracy.std(correction=1))
+        found.append(line)
+    return found
+
+
+def answers(labelled: Labelled, scores: Sequence[Score]) -> dict[str, dict[str, Tensor]]:
+    """What `verdict.gains` compares: the answers at each level, beside chance; of kNN none, it sees all labels."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for one in scores:
+        if one.task != "knn":
+            where = f"at {one.level} of the labels" if one.level.share else f"at {one.level.per_class} labels a class"
+            where += ", fine-tuned" if one.task == "fine-tune" else ""
+            of = found.setdefault(where, {"chance": always(labelled.labels, labelled.test_labels, len(one.right))})
+            of[one.representation] = one.right
+    return found
+
+
+# The fitted probe, kept in the run
+
+
+def place_of(run: Run, identity: str) -> Path:
+    """The folder of the probe that was fitted to this data, on the encoder of the last checkpoint."""
+    return run.folder / "probes" / fingerprint([identity, run.step])
+
+
+def save_probe(run: Run, labelled: Labelled, probe: LinearProbe, accuracy: float) -> None:
+    """Keep a probe for `classify`."""
+    folder = place_of(run, labelled.identity)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.save(folder / "probe.safetensors")
+        about = {"data": labelled.name, "step": run.step, "accuracy": accuracy, "classes": labelled.classes}
+        write_text(folder / "probe.json", json.dumps(about, indent=2))
+
+
+def load_probe(run: Run, labelled: Labelled) -> LinearProbe | None:
+    """The probe that was fitted to this data, if there is one."""
+    folder = place_of(run, labelled.identity)
+    return LinearProbe.load(folder / "probe.safetensors") if (folder / "probe.json").exists() else None
