@@ -74,3 +74,13 @@ def no_network():
         patch.setattr(socket.socket, "connect_ex", guarded(connect_ex))
         patch.setattr(socket, "getaddrinfo", guarded_look_up)
         yield
+
+
+@pytest.fixture
+def short_fits(monkeypatch):
+    """Probes of fewer steps, for tests of who is compared with whom; the probes themselves are in `test_probes`."""
+    from selfsup.eval import fine_tune, linear
+
+    monkeypatch.setattr(linear, "MIN_STEPS", 100)
+    monkeypatch.setattr(fine_tune, "MIN_STEPS", 100)
+    monkeypatch.setattr(fine_tune, "EPOCHS", 1)

@@ -13,6 +13,8 @@ from PIL import Image
 
 from selfsup import cli
 
+pytestmark = pytest.mark.usefixtures("short_fits")
+
 PICTURE_RUN = "--pixels 16 --hidden 8 --output 8 --batch 16 --steps 2"
 TEXT_RUN = "--tokenizer byte --context 16 --layers 1 --heads 2 --width 8 --batch 4 --steps 2"
 

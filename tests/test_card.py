@@ -14,7 +14,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 import selfsup
 from selfsup.data.samples import load_sample
-from selfsup.eval import card, fine_tune, linear, probes
+from selfsup.eval import card, probes
 from selfsup.eval.few_labels import Level
 from selfsup.eval.labelled import Labelled, open_labelled
 from selfsup.eval.language import saved
@@ -23,6 +23,8 @@ from selfsup.eval.tfidf import TfIdf
 from selfsup.eval.verdict import Gain, gains, interval, sentence
 from selfsup.progress import Progress
 from selfsup.recipes import ImageData, TextData
+
+pytestmark = pytest.mark.usefixtures("short_fits")
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +42,6 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     selfsup.train(recipe, root / "run", quiet=True)
     return root
-
-
-@pytest.fixture(autouse=True)
-def short_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is tested here is who is compared with whom; the probes themselves are in `test_probes`."""
-    monkeypatch.setattr(linear, "MIN_STEPS", 100)
-    monkeypatch.setattr(fine_tune, "MIN_STEPS", 100)
-    monkeypatch.setattr(fine_tune, "EPOCHS", 1)
 
 
 # Amounts of labels
@@ -248,6 +242,7 @@ def test_tf_idf_equals_scikit_learn(texts: Path) -> None:
     expected = vote.fit(x, labelled.labels.numpy()).predict(y)
     assert (ours.knn().numpy() != expected).mean() < 0.03  # ties
     rows = torch.arange(len(labelled.labels))
+    ours.choose(rows, 0)
     assert float((ours.linear(rows, 0) == labelled.test_labels).double().mean()) > 0.95
 
 

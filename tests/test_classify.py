@@ -13,6 +13,8 @@ from selfsup import classify as verb
 from selfsup import cli
 from selfsup.data.samples import load_sample
 
+pytestmark = pytest.mark.usefixtures("short_fits")
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:

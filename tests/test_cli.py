@@ -21,6 +21,8 @@ from selfsup.data.samples import load_sample
 from selfsup.predict import generate
 from selfsup.predictor import Generator
 
+pytestmark = pytest.mark.usefixtures("short_fits")
+
 VERBS = ("list", "show", "train", "resume", "eval", "doctor", "classify", "embed", "generate", "export")
 PICTURES = "--pixels 16 --hidden 8 --output 8 --batch 16 --steps 4 --log-every 1"
 TEXT = "--tokenizer byte --context 16 --layers 1 --heads 2 --width 16 --batch 4 --steps 4"

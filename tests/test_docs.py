@@ -11,6 +11,8 @@ import pytest
 
 from selfsup.cli import run
 
+pytestmark = pytest.mark.usefixtures("short_fits")
+
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 

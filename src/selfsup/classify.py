@@ -22,7 +22,7 @@ from selfsup.predict import encode_source, fresh_file
 from selfsup.prepare import columns_of, resolution_for
 from selfsup.progress import Progress
 from selfsup.recipes import ImageData, TextData
-from selfsup.run import Run
+from selfsup.run import Run, check_writable
 from selfsup.runtime import fastest_device
 
 
@@ -85,6 +85,7 @@ def classify(
     file = Path(out)
     if file.suffix != ".csv":
         raise UserError(f"--out {file}: allowed is a file that ends in .csv")
+    check_writable(file)
     progress = Progress(not quiet)
     run = Run(place) if (Path(place) / "run.json").exists() else None
     encoder = load_encoder(place).to(fastest_device())

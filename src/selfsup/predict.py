@@ -24,6 +24,7 @@ from selfsup.predictor import Generator
 from selfsup.prepare import open_part, resolution_for
 from selfsup.progress import Progress
 from selfsup.recipes import ImageData
+from selfsup.run import check_writable
 from selfsup.runtime import fastest_device
 
 EMBEDDINGS = (".npy", ".parquet")
@@ -159,6 +160,7 @@ def embed(
     file = Path(out)
     if file.suffix not in EMBEDDINGS:
         raise UserError(f"--out {file}: allowed endings are {', '.join(EMBEDDINGS)}")
+    check_writable(file)
     encoder, progress = load_encoder(place).to(fastest_device()), Progress(not quiet)
     found = encode_source(encoder, data, columns, progress)
     matrix = found.vectors.numpy()

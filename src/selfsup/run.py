@@ -256,6 +256,11 @@ def check_free(folder: Path) -> None:
     leftovers = {"tokenizer", "start", "run.json.new"}
     if folder.is_file() or (folder.exists() and {entry.name for entry in folder.iterdir()} - leftovers):
         raise UserError(f"{folder} is not empty and holds no run; give another --out")
-    above = next(parent for parent in folder.absolute().parents if parent.exists())
+    check_writable(folder)
+
+
+def check_writable(path: Path) -> None:
+    """Raise `UserError` unless a file or folder could be made here: said before the work, not after it."""
+    above = next(parent for parent in path.absolute().parents if parent.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
-        raise UserError(f"cannot write {folder}: {above} is no folder that you may write to; give another --out")
+        raise UserError(f"cannot write {path}: {above} is no folder that you may write to; give another --out")

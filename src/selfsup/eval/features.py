@@ -13,7 +13,7 @@ from selfsup.data.pixels import PixelStore
 from selfsup.encoder import Encoder
 from selfsup.eval.knn import knn_predict
 from selfsup.eval.labelled import Labelled
-from selfsup.eval.linear import LinearProbe, fit_linear
+from selfsup.eval.linear import LinearProbe, Setting, choose_setting, fit_linear
 
 RAW = 32  # raw pictures larger than this are compared at this size
 
@@ -24,6 +24,10 @@ class Representation(ABC):
     @abstractmethod
     def knn(self) -> Tensor:
         """(M,) predicted classes of the part to score on, by its nearest neighbors in the part to fit on."""
+
+    @abstractmethod
+    def choose(self, rows: Tensor, seed: int) -> None:
+        """Choose the settings of the linear probes to come on some rows of the part to fit on."""
 
     @abstractmethod
     def linear(self, rows: Tensor, seed: int) -> Tensor:
@@ -42,6 +46,7 @@ class Features(Representation):
         self.train, self.test, self.labels = train, test, labelled.labels
         self.classes = len(labelled.classes)
         self.probe: LinearProbe | None = None
+        self._setting: Setting | None = None
 
     @classmethod
     def of(cls, encoder: Encoder, labelled: Labelled) -> Features:
@@ -52,9 +57,13 @@ class Features(Representation):
         """See `Representation`."""
         return knn_predict(self.train, self.labels, self.test, self.classes)
 
+    def choose(self, rows: Tensor, seed: int) -> None:
+        """See `Representation`."""
+        self._setting = choose_setting(self.train[rows], self.labels[rows], self.classes, seed)
+
     def linear(self, rows: Tensor, seed: int) -> Tensor:
         """See `Representation`."""
-        self.probe = fit_linear(self.train[rows], self.labels[rows], self.classes, seed)
+        self.probe = fit_linear(self.train[rows], self.labels[rows], self.classes, seed, self._setting)
         return self.probe.predict(self.test)
 
 

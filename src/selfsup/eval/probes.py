@@ -27,6 +27,7 @@ from selfsup.run import Run, write_text, writing
 from selfsup.runtime import fastest_device
 
 log = logging.getLogger("selfsup")
+CALIBRATION = 10_000  # pictures that an untrained network's batch norms take their statistics from
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def representations(run: Run, labelled: Labelled) -> dict[str, Callable[[], Repr
     """Who is compared, each made when its turn comes: the encoders, and the raw input."""
     encoders = encoders_of(run)
     if isinstance(encoders["untrained"], ImageEncoder):
-        encoders["untrained"].calibrate(labelled.train)
+        encoders["untrained"].calibrate(labelled.sample(CALIBRATION, 1).train)
     found: dict[str, Callable[[], Representation]] = {
         name: lambda encoder=encoder: Features.of(encoder, labelled) for name, encoder in encoders.items()
     }
@@ -98,7 +99,8 @@ def score(
 ) -> list[Score]:
     """The answers of all representations, each with the same draws of labels.
 
-    Whatever is chosen is chosen on rows of the part to fit on; the part to score on is looked at once.
+    Whatever is chosen is chosen on the part to fit on, for each level on its first draw of labels; the part to score on
+    is looked at once.
 
     Args:
         made: by name, how to make each; one at a time is held.
@@ -117,6 +119,7 @@ def score(
         found.append(Score("knn", name, everything, (representation.knn() == labelled.test_labels)[None]))
         done += 1
         for level in levels:
+            representation.choose(level.rows(labelled.labels, 0), seed)
             right = []
             for draw in range(draws[level]):
                 progress.part(f"probes: {name}, {level} of the labels", done, total)

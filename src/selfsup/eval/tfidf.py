@@ -17,7 +17,7 @@ from selfsup.eval.labelled import Labelled
 from selfsup.eval.linear import held_out_rows
 
 K, TEMPERATURE = 20, 0.07  # as `knn_predict`
-STRENGTHS = (0.1, 1.0, 10.0, 100.0)  # of the fit, inverse to the penalty; chosen on a held-out tenth
+STRENGTHS = (0.1, 1.0, 10.0, 100.0)  # of the fit, inverse to the penalty
 BLOCK = 1024
 
 
@@ -32,6 +32,7 @@ class TfIdf(Representation):
         self.train: csr_matrix = vectorizer.fit_transform(labelled.train)  # (N, V) sparse, rows of unit length
         self.test: csr_matrix = vectorizer.transform(labelled.test)
         self.labels, self.classes = labelled.labels, len(labelled.classes)
+        self.strength = 1.0
 
     def knn(self) -> Tensor:
         """See `Representation`."""
@@ -44,16 +45,19 @@ class TfIdf(Representation):
             found.append(votes.scatter_add_(1, self.labels[nearest.indices], weight).argmax(1))
         return torch.cat(found)
 
-    def linear(self, rows: Tensor, seed: int) -> Tensor:
-        """See `Representation`; the penalty is chosen as the dense probe chooses its rate."""
+    def choose(self, rows: Tensor, seed: int) -> None:
+        """See `Representation`; the penalty is chosen as the dense probe chooses its rate, on a held-out tenth."""
         x, labels = self.train[rows.numpy()], self.labels[rows].numpy()
         held_out = held_out_rows(self.labels[rows], torch.Generator().manual_seed(seed)).numpy()
-        best = STRENGTHS[1]
         if len(np.unique(labels[~held_out])) > 1:
             fits = [self._fit(x[~held_out], labels[~held_out], strength) for strength in STRENGTHS]
             scores = [fit.score(x[held_out], labels[held_out]) for fit in fits]
-            best = STRENGTHS[int(np.argmax(scores))]
-        return torch.from_numpy(self._fit(x, labels, best).predict(self.test)).long()
+            self.strength = STRENGTHS[int(np.argmax(scores))]
+
+    def linear(self, rows: Tensor, seed: int) -> Tensor:
+        """See `Representation`."""
+        fit = self._fit(self.train[rows.numpy()], self.labels[rows].numpy(), self.strength)
+        return torch.from_numpy(fit.predict(self.test)).long()
 
     @staticmethod
     def _fit(x: csr_matrix, labels: np.ndarray, strength: float) -> LogisticRegression:
