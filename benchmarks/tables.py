@@ -3,8 +3,8 @@
     python benchmarks/tables.py NAME --data DIR [--out runs/tables] [--seeds 0 1 2]
 
 NAME: `glyphs` (the demo; needs no data), `cifar10` (DIR has train/ and test/ with a folder a class), `shakespeare` (DIR
-has the text). Each run is the printed command; a run that is complete is not done again. Progress goes to standard
-error, the table to standard output.
+has the text), `sst2` and `trec` (DIR has train.csv and test.csv with a text and a label). Each run is the printed
+command; a run that is complete is not done again. Progress goes to standard error, the table to standard output.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ JOBS = {
     "cifar10": "train simclr --data {data} --minutes 16",
     "shakespeare": "train causal_lm --data {data} --tokenizer char --layers 4 --heads 4 --width 128 --context 64 "
     "--batch 12 --steps 2000",
+    "sst2": "train causal_lm --data {data} --minutes 3",
+    "trec": "train causal_lm --data {data} --minutes 3",
 }
 
 

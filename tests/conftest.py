@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import socket
 import sys
+from pathlib import Path
 
 import pytest
+
+from guard.loopback import is_local
 
 # OpenMP threads spin while they wait: two busy processes with two threads each can be 60 times slower. So a
 # subprocess gets one thread, by this variable, and the parent gets its two back in `threads`.
@@ -16,6 +18,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["NUMBA_NUM_THREADS"] = str(PARENT_THREADS)  # numba counts the cores instead, and refuses a later change
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # bit for bit holds on a CPU
+GUARD = str(Path(__file__).parent / "guard")
+os.environ["PYTHONPATH"] = os.pathsep.join([GUARD, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -34,20 +38,8 @@ def cache(tmp_path_factory):
         yield folder
 
 
-def is_local(host: object) -> bool:
-    """Whether a connection to `host` (a name, an address or None) stays on this machine."""
-    name = host.decode() if isinstance(host, bytes) else host
-    if name in (None, "", "localhost", socket.gethostname()):
-        return True
-    try:
-        address = ipaddress.ip_address(str(name).partition("%")[0])
-    except ValueError:
-        return False
-    return address.is_loopback or address.is_unspecified
-
-
 def refuse(what: str, host: object) -> None:
-    """Fail the test unless `host` is this machine. Not an OSError: code that falls back on one would hide the try."""
+    """Fail the test unless `host` is this machine; what a test starts is guarded by `guard/sitecustomize.py`."""
     if not is_local(host):
         pytest.fail(f"{what} {host!r}: tests reach nothing beyond loopback")
 

@@ -116,6 +116,10 @@ MISTAKES = {
     "no such meaning": ("train causal_lm --data {}/table.csv --columns txt=body --out {}/new", "'txt'", "did you mean"),
     "no such column": ("train causal_lm --data {}/table.csv --columns text=bdy --out {}/new", "'bdy'", "'body'"),
     "columns without =": ("train causal_lm --data {}/table.csv --columns body --out {}/new", "body", "MEANING=NAME"),
+    "cache below a file": (
+        "train simclr --data {}/photos --cache {}/some.txt --batch 16 --out {}/new", "cannot write the prepared data",
+        "another --cache",
+    ),
     "existing run": ("train simclr --steps 2 --out {}/run", "already holds a run", "selfsup resume"),
     "foreign folder": ("train simclr --steps 2 --out {}/foreign", "foreign is not empty", "another --out"),
     "out is a file": ("train simclr --steps 2 --out {}/some.txt", "some.txt", "another --out"),

@@ -165,6 +165,9 @@ def test_no_labels(digits: Path, tmp_path: Path) -> None:
     ranks = {row["representation"]: row["mean"] for row in rows if row["metric"] == "effective rank"}
     assert ranks.keys() == {"run", "untrained"} and all(1 <= rank <= 128 for rank in ranks.values())
     assert "another view" in verdict(rows)
+    (own,) = [row for row in rows if row["task"] == "own task"]
+    watched = [line for line in selfsup.Run(digits / "run").lines("evals.jsonl") if line["task"] == "pretext"]
+    assert (own["mean"], own["chance"]) == (watched[-1]["mean"], watched[-1]["chance"])
 
 
 def test_finding_other_views_counts_right() -> None:

@@ -114,7 +114,8 @@ def test_heads_are_adamw_with_a_cosine():
     """Every head walks as torch's AdamW alone does, its gradient by autograd."""
     x, labels = normal(30, 5).double(), torch.arange(30) % 3
     settings = [(1e-3, 0.0), (1e-1, 0.1), (1e-2, 1.0)]
-    weights, biases = linear._train(x, labels, torch.arange(30), 3, settings, seed=0)
+    plain = linear.Standard(x, torch.zeros(5).double(), torch.ones(5).double())
+    weights, biases = linear._train(plain, labels, torch.arange(30), 3, settings, seed=0)
     for (rate, decay), weight, bias in zip(settings, weights, biases, strict=True):
         w, b = torch.zeros(5, 3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
         groups = [{"params": [w], "weight_decay": decay}, {"params": [b], "weight_decay": 0.0}]

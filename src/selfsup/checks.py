@@ -50,7 +50,6 @@ class Checks:
 
     Attributes:
         held_out: rows to validate on, if there are any.
-        saved: the last checkpoint, for who has to name it.
     """
 
     def __init__(

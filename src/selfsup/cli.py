@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -82,8 +83,15 @@ def run(arguments: list[str]) -> int:
     return call(verb, rest)
 
 
+def _terminated(number: int, _: object) -> None:
+    """End by the way of exceptions, so that half-written files are cleared away; training has its own way."""
+    print("selfsup: terminated", file=sys.stderr)
+    sys.exit(128 + number)
+
+
 def main() -> None:
     """Entry point of `selfsup` and `python -m selfsup`."""
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         code = run(sys.argv[1:])
         sys.stdout.flush()

@@ -18,7 +18,7 @@ from selfsup.construct import construct
 from selfsup.data.facts import Facts, facts_from_json, facts_to_json
 from selfsup.data.tokenizer import OWN
 from selfsup.encoder import Encoder, load_encoder
-from selfsup.errors import UserError
+from selfsup.errors import UserError, system_reason
 from selfsup.objective import Objective, load_objective
 from selfsup.recipes import ImageData, Recipe, TextData, from_json, to_json
 
@@ -30,12 +30,15 @@ def writing(path: Path) -> Iterator[None]:
     """Turn a full disk or a folder without permission into one line."""
     try:
         yield
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; nothing written before is lost") from error
-    except RuntimeError as error:  # torch.save has its own words for a full disk
-        if "file write failed" not in str(error) and "unexpected pos" not in str(error):
+    except UserError:
+        raise
+    except Exception as error:
+        reason = system_reason(error)
+        if "file write failed" in str(error) or "unexpected pos" in str(error):  # torch's words for a full disk
+            reason = os.strerror(errno.ENOSPC)
+        if reason is None:
             raise
-        raise UserError(f"cannot write {path}: {os.strerror(errno.ENOSPC)}; nothing written before is lost") from error
+        raise UserError(f"cannot write {path}: {reason}; nothing written before is lost") from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -75,15 +75,17 @@ def describe(objective: Objective, prepared: Prepared, recipe: Recipe, runtime: 
 
 
 @contextmanager
-def naming_relief(objective: Objective) -> Iterator[None]:
-    """Turn exhausted memory into one line that names the flag which helps."""
+def naming_relief(objective: Objective | None) -> Iterator[None]:
+    """Turn exhausted memory into one line that names the flag which helps; no objective: it was too large to build."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         exhausted = isinstance(error, (torch.OutOfMemoryError, MemoryError))
         if not exhausted and "can't allocate memory" not in str(error):  # what a CPU says
             raise
-        if not objective.couples_rows:
+        if objective is None:
+            relief = "a smaller --size"
+        elif not objective.couples_rows:
             relief = "--micro 2 or a smaller --batch"
         elif any(has_batch_statistics(encoder.module) for encoder in objective.encoders().values()):
             relief = "a smaller --batch, --size or --pixels"
@@ -219,7 +221,8 @@ def train(recipe: Recipe, out: str | os.PathLike, data: Data | None = None, quie
     prepared = prepare(recipe.data, data, runtime.device.type == "cuda", progress)
     recipe = resolve(recipe, prepared, runtime.device, runtime.precision)
     tokenizer = Path(prepared.train.tokenizer.name_or_path) if isinstance(prepared.train, TokenStore) else None
-    objective = construct(recipe, prepared.facts, tokenizer, None)
+    with naming_relief(None):
+        objective = construct(recipe, prepared.facts, tokenizer, None)
     ready = Ready.make(recipe, objective, prepared, data, runtime, progress)
     progress.say(describe(objective, prepared, recipe, runtime))
     with naming_relief(objective):

@@ -133,3 +133,49 @@ def train_on_full_disk(recipe: object, folder: Path, after: int) -> None:
     except UserError as error:
         folder.with_suffix(".log").write_text(str(error))
         sys.exit(2)
+
+
+def command(words: list[str], log: Path, most: int | None = None, memory: int | None = None) -> None:
+    """The command line, with its two outputs in a file.
+
+    Args:
+        words: after `selfsup`.
+        log: the file.
+        most: bytes that any file may grow to, as on a full disk.
+        memory: bytes that may be allocated beside what there is.
+    """
+    from selfsup.cli import main
+
+    _quietly(log)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    if most is not None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    if memory is not None:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limit = pages * resource.getpagesize() + memory
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    sys.argv = ["selfsup", *words]
+    main()
+
+
+def command_when(words: list[str], log: Path, place: str, call: int, number: int) -> None:
+    """The same, but at a certain call of a function (`module:Class.name`) a signal comes."""
+    import importlib
+
+    module, _, name = place.partition(":")
+    owner = importlib.import_module(module)
+    *path, name = name.split(".")
+    for step in path:
+        owner = vars(owner)[step]
+    inner = vars(owner)[name]
+    calls = []
+
+    def watched(*values: object, **settings: object) -> object:
+        calls.append(name)
+        if len(calls) == call:
+            os.kill(os.getpid(), number)
+        return inner(*values, **settings)
+
+    setattr(owner, name, watched)
+    command(words, log)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from selfsup.errors import UserError
+from selfsup.errors import UserError, system_reason
 
 log = logging.getLogger("selfsup")
 FORMAT = 2  # raised whenever what a store holds changes, so that old stores are not read as new ones
@@ -102,10 +102,12 @@ def stored(root: Path, kind: str, key: dict[str, object], build: Callable[[Path]
             except BaseException:
                 shutil.rmtree(building, ignore_errors=True)
                 raise
-    except OSError as error:
-        if error.filename is None and error.errno is None:
+    except UserError:
+        raise
+    except Exception as error:
+        reason = system_reason(error)
+        if reason is None or (isinstance(error, OSError) and error.filename is None and error.errno is None):
             raise
-        reason = f"{error.strerror}; name another --cache"
-        raise UserError(f"cannot write the prepared data under {root}: {reason}") from error
+        raise UserError(f"cannot write the prepared data under {root}: {reason}; name another --cache") from error
     log.info("prepared data: %s (%.1f MB)", folder, folder_size(folder) / 1e6)
     return folder

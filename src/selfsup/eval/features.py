@@ -57,13 +57,17 @@ class Features(Representation):
         """See `Representation`."""
         return knn_predict(self.train, self.labels, self.test, self.classes)
 
+    def _seen(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Features and labels of some rows, without a copy where they are all."""
+        return (self.train, self.labels) if len(rows) == len(self.train) else (self.train[rows], self.labels[rows])
+
     def choose(self, rows: Tensor, seed: int) -> None:
         """See `Representation`."""
-        self._setting = choose_setting(self.train[rows], self.labels[rows], self.classes, seed)
+        self._setting = choose_setting(*self._seen(rows), self.classes, seed)
 
     def linear(self, rows: Tensor, seed: int) -> Tensor:
         """See `Representation`."""
-        self.probe = fit_linear(self.train[rows], self.labels[rows], self.classes, seed, self._setting)
+        self.probe = fit_linear(*self._seen(rows), self.classes, seed, self._setting)
         return self.probe.predict(self.test)
 
 

@@ -67,10 +67,9 @@ class Signs:
         """The same over the first quarter."""
         return _median(self.metrics[: max(len(self.metrics) // 4, 1)], name)
 
-    @property
-    def learning(self) -> float:
-        """How far the loss is below that of knowing nothing, as a share of it."""
-        return 1 - self.late("loss") / self.late("trivial")
+    def share(self, loss: float) -> float:
+        """A difference of losses as a share of the loss of knowing nothing."""
+        return loss / max(abs(self.late("trivial")), 1e-12)
 
 
 def _lower(signs: Signs) -> str:
@@ -87,17 +86,15 @@ def _rate(signs: Signs) -> Finding | None:
         said = f"a step at the peak rate moves the weights by {step:.1f} times their size: the rate is too high; try "
         return Finding("rate", step, said + _lower(signs))
     if step < 1e-6:
-        said = (
-            f"a step at the peak rate moves the weights by {step:.0e} of their size: the rate is too low; try --rate "
-        )
-        return Finding("rate", step, f"{said}{signs.recipe.optimizer.rate * 100:g}")
+        said = f"a step at the peak rate moves the weights by {step:.0e} of their size: the rate is too low; try "
+        return Finding("rate", step, f"{said}--rate {signs.recipe.optimizer.rate * 100:g}")
     return None
 
 
 def _loss(signs: Signs) -> Finding | None:
     """Whether the loss is below that of knowing nothing, and if not, why."""
-    gained = signs.learning
-    fallen = 1 - signs.late("loss") / signs.early("loss")
+    gained = signs.share(signs.late("trivial") - signs.late("loss"))
+    fallen = signs.share(signs.early("loss") - signs.late("loss"))
     if signs.progress < EARLY or not gained < 0.03 or fallen > 0.02:
         return None
     said = f"the loss, {signs.late('loss'):.3f}, is not below that of knowing nothing, {signs.late('trivial'):.3f}"

@@ -103,16 +103,58 @@ def held_out_rows(labels: Tensor, generator: torch.Generator) -> Tensor:
     return chosen.to(labels.device)
 
 
+@dataclass(frozen=True)
+class Standard:
+    """Features that are standardized when they are looked at: a copy of all of them would be the largest thing here.
+
+    Attributes:
+        features: (N, D) as they are.
+        mean: (D,) of all rows.
+        sd: (D,) standard deviation of all rows, 1 where the dimension is constant.
+    """
+
+    features: Tensor
+    mean: Tensor
+    sd: Tensor
+
+    @classmethod
+    def of(cls, features: Tensor, labels: Tensor, classes: int) -> Standard:
+        """From features and their labels, checked.
+
+        Raises:
+            UserError: fewer than two classes among the labels, labels out of range, features not finite.
+        """
+        if len(labels) != len(features):
+            raise UserError(f"the linear probe got {len(features)} rows and {len(labels)} labels: give one label a row")
+        present = labels.unique()
+        if len(present) < 2:
+            raise UserError(
+                f"the linear probe got labels of {len(present)} class: it needs rows of two classes at least"
+            )
+        if present[0] < 0 or present[-1] >= classes:
+            raise UserError(f"labels run from {int(present[0])} to {int(present[-1])}: allowed are 0 to {classes - 1}")
+        features = features.detach().float()
+        var, mean = torch.var_mean(features, dim=0, correction=0)
+        if not torch.isfinite(var).all():
+            raise UserError("the features hold NaN or infinity: the encoder diverged, use an earlier checkpoint")
+        # A constant dimension keeps a deviation of rounding size; dividing by it would make noise the largest feature.
+        return cls(features, mean, torch.where(var.sqrt() > 1e-5 * mean.abs(), var.sqrt(), 1.0))
+
+    def rows(self, some: Tensor) -> Tensor:
+        """(n, D) standardized features of some rows."""
+        return self.features.index_select(0, some).sub_(self.mean).div_(self.sd)
+
+
 @torch.no_grad()
 def _train(
-    x: Tensor, labels: Tensor, rows: Tensor, classes: int, settings: list[tuple[float, float]], seed: int
+    x: Standard, labels: Tensor, rows: Tensor, classes: int, settings: list[tuple[float, float]], seed: int
 ) -> tuple[Tensor, Tensor]:
     """Fit every (rate, decay) of `settings` on the same minibatches with AdamW (Loshchilov, Hutter 2019) and a cosine.
 
     The weights of all heads stand side by side in one (D, H * K) matrix, so a step is two matrix products, whatever H.
 
     Args:
-        x: (N, D) standardized features.
+        x: N features of D dimensions.
         labels: (N,).
         rows: (R,) indices of the rows to train on.
         classes: K.
@@ -124,9 +166,10 @@ def _train(
     """
     generator = torch.Generator().manual_seed(seed)
     heads, batch = len(settings), min(BATCH, len(rows))
-    rate, decay = x.new_tensor(settings).repeat_interleave(classes, dim=0).T  # each (H * K,)
+    plain = x.features.new_zeros
+    rate, decay = x.features.new_tensor(settings).repeat_interleave(classes, dim=0).T  # each (H * K,)
     # One row a class: both products then run along the rows of x, which is several times faster for few classes.
-    weight, bias = x.new_zeros(heads * classes, x.shape[1]), x.new_zeros(heads * classes)
+    weight, bias = plain(heads * classes, x.features.shape[1]), plain(heads * classes)
     # Parameter, first and second moment, rate, weight decay; as usual the bias has no decay.
     states = [
         (weight, torch.zeros_like(weight), torch.zeros_like(weight), rate[:, None], decay[:, None]),
@@ -137,7 +180,7 @@ def _train(
         if start + batch > len(rows):
             order, start = rows[torch.randperm(len(rows), generator=generator).to(rows.device)], 0
         some, start = order[start : start + batch], start + batch
-        features, target = x.index_select(0, some), labels[some]
+        features, target = x.rows(some), labels[some]
         # The gradient of cross-entropy by the logits is softmax minus one-hot: no autograd needed.
         error = F.linear(features, weight, bias).view(-1, heads, classes).softmax(dim=2)  # (B, H, K)
         error -= F.one_hot(target, classes)[:, None]
@@ -153,39 +196,17 @@ def _train(
     return weight.view(heads, classes, -1).transpose(1, 2).contiguous(), bias.view(heads, classes)
 
 
-def _standard(features: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Checked and standardized features, with the mean and deviation that were used.
-
-    Raises:
-        UserError: fewer than two classes among the labels, labels out of range, features not finite.
-    """
-    if len(labels) != len(features):
-        raise UserError(f"the linear probe got {len(features)} rows and {len(labels)} labels: give one label a row")
-    present = labels.unique()
-    if len(present) < 2:
-        raise UserError(f"the linear probe got labels of {len(present)} class: it needs rows of two classes at least")
-    if present[0] < 0 or present[-1] >= classes:
-        raise UserError(f"labels run from {int(present[0])} to {int(present[-1])}: allowed are 0 to {classes - 1}")
-    features = features.detach().float()
-    var, mean = torch.var_mean(features, dim=0, correction=0)
-    if not torch.isfinite(var).all():
-        raise UserError("the features hold NaN or infinity: the encoder diverged, use an earlier checkpoint")
-    # A constant dimension keeps a deviation of rounding size; dividing by it would make noise the largest feature.
-    sd = torch.where(var.sqrt() > 1e-5 * mean.abs(), var.sqrt(), 1.0)
-    return (features - mean) / sd, mean, sd
-
-
 def choose_setting(features: Tensor, labels: Tensor, classes: int, seed: int = 0) -> Setting:
     """Learning rate and weight decay, chosen on a held-out tenth of the rows.
 
     All settings of `RATES` x `DECAYS` are trained together on nine tenths; the one with the best held-out accuracy
     wins, then the one with the lowest held-out loss. Arguments and errors are those of `fit_linear`.
     """
-    x, _, _ = _standard(features, labels, classes)
+    x = Standard.of(features, labels, classes)
     settings = list(itertools.product(RATES, DECAYS))
     held_out = held_out_rows(labels, torch.Generator().manual_seed(seed))
     weight, bias = _train(x, labels, (~held_out).nonzero().squeeze(1), classes, settings, seed)
-    logits = x[held_out] @ weight + bias[:, None]  # (H, held out, K)
+    logits = x.rows(held_out.nonzero().squeeze(1)) @ weight + bias[:, None]  # (H, held out, K)
     target = labels[held_out]
     accuracy = [float((one.argmax(dim=1) == target).double().mean()) for one in logits]
     loss = [float(F.cross_entropy(one, target)) for one in logits]
@@ -209,7 +230,6 @@ def fit_linear(
         UserError: fewer than two classes among the labels, labels out of range, features not finite.
     """
     setting = setting or choose_setting(features, labels, classes, seed)
-    x, mean, sd = _standard(features, labels, classes)
-    pair = [(setting.rate, setting.decay)]
-    weight, bias = _train(x, labels, torch.arange(len(x), device=x.device), classes, pair, seed)
-    return LinearProbe(mean, sd, weight[0], bias[0], setting.rate, setting.decay, setting.held_out_accuracy)
+    x, pair = Standard.of(features, labels, classes), [(setting.rate, setting.decay)]
+    weight, bias = _train(x, labels, torch.arange(len(labels), device=labels.device), classes, pair, seed)
+    return LinearProbe(x.mean, x.sd, weight[0], bias[0], setting.rate, setting.decay, setting.held_out_accuracy)

@@ -22,7 +22,7 @@ from selfsup.run import Run
 def evaluate_unlabelled(
     run: Run, store: PixelStore, name: str, split: str, progress: Progress
 ) -> tuple[list[Result], list[Gain]]:
-    """Finding a picture by its other view, and effective rank, of all encoders and the raw pixels."""
+    """Finding a picture by another view and effective rank, of all encoders and raw pixels; and the held-out loss."""
     encoders = encoders_of(run)
     trained, untrained = encoders["run"], encoders["untrained"]
     assert isinstance(trained, ImageEncoder) and isinstance(untrained, ImageEncoder)
@@ -44,6 +44,11 @@ def evaluate_unlabelled(
             rank = float(effective_rank(encode(views[0])))
             found.append(result(run, "other view", who, "effective rank", rank, 1.0, name, split))
     progress.part("other views", len(ways), len(ways))
+    watched = [line for line in run.lines("evals.jsonl") if line["task"] == "pretext"]
+    if watched:  # what training itself asked, as it was at the last look
+        last = watched[-1]
+        loss = result(run, "own task", "run", "loss", last["mean"], last["chance"], run.recipe.data.source, "held-out")
+        found.append({**loss, "layer": "head"})
     return found, gains({f"in finding one of {len(views[0]):,} pictures by another view": right})
 
 
