@@ -78,5 +78,8 @@ def flat_pixels(squares: np.ndarray, size: int) -> Tensor:
 
 def raw_pixels(store: PixelStore, size: int) -> Tensor:
     """(N, C * S * S) float32: the pictures themselves."""
-    blocks = range(0, len(store), 1024)
-    return torch.cat([flat_pixels(store.pixels(np.arange(i, min(i + 1024, len(store)))), size) for i in blocks])
+    found = torch.empty(len(store), store.channels * min(size, RAW) ** 2)
+    for start in range(0, len(store), 1024):
+        rows = np.arange(start, min(start + 1024, len(store)))
+        found[start : start + 1024] = flat_pixels(store.pixels(rows), size)
+    return found

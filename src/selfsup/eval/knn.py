@@ -43,11 +43,12 @@ def knn_predict(
     if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         raise UserError(f"labels run from {int(labels.min())} to {int(labels.max())}: allowed are 0 to {classes - 1}")
     for name, features in (("training", train), ("test", test)):
-        if not torch.isfinite(features).all():
+        if not torch.isfinite(features.sum(dtype=torch.float64)):
             raise UserError(
                 f"the {name} features hold NaN or infinity: the encoder diverged, use an earlier checkpoint"
             )
-    similarity, neighbor = top_k(F.normalize(test.float(), dim=1), F.normalize(train.float(), dim=1), k)
+    length = train.float().norm(dim=1).clamp(min=1e-12)
+    similarity, neighbor = top_k(F.normalize(test.float(), dim=1), train.float(), k, scale=1 / length)
     # Subtracting the largest similarity scales all votes of a row alike and keeps tiny temperatures from overflowing.
     weight = ((similarity - similarity[:, :1]) / temperature).exp()  # (M, k)
     votes = weight.new_zeros(len(test), classes).scatter_add_(1, labels[neighbor], weight)

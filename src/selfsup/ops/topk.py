@@ -27,7 +27,9 @@ def _first(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return values, index.gather(1, falling)
 
 
-def top_k(queries: Tensor, keys: Tensor, k: int, block: int = 4096) -> tuple[Tensor, Tensor]:
+def top_k(
+    queries: Tensor, keys: Tensor, k: int, block: int = 4096, scale: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """The k keys with the largest inner product for each query; exact, by brute force.
 
     No more than about block x block scores are held at once. Of equal scores the smaller index comes first; equal
@@ -38,6 +40,7 @@ def top_k(queries: Tensor, keys: Tensor, k: int, block: int = 4096) -> tuple[Ten
         keys: (N, D).
         k: how many; cut to N.
         block: rows of `queries`, and of `keys`, that are multiplied at once.
+        scale: (N,) factor of each key's products, such as one over its length, in place of a scaled copy of the keys.
 
     Returns:
         Values (M, min(k, N)) in falling order and indices into the keys (M, min(k, N)) int64.
@@ -52,6 +55,8 @@ def top_k(queries: Tensor, keys: Tensor, k: int, block: int = 4096) -> tuple[Ten
         best, where = some.new_empty(len(some), 0), index.new_empty(len(some), 0)
         for column in range(0, len(keys), block):
             scores = some @ keys[column : column + block].T  # (block, block)
+            if scale is not None:
+                scores *= scale[column : column + block]
             new, at = _first(scores, min(k, scores.shape[1]))
             # What was found before has smaller indices and stands first, so ties stay in order.
             best, where = torch.cat([best, new], dim=1), torch.cat([where, at + column], dim=1)
