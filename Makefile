@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml | $(BIN)/python
 demo: setup
 	rm -rf runs/demo
 	$(BIN)/selfsup train simclr --data sample:glyphs --out runs/demo
-	$(BIN)/selfsup eval runs/demo
+	$(BIN)/selfsup eval runs/demo --labels 100%
 
 lint: setup
 	$(BIN)/ruff format --check
