@@ -178,9 +178,7 @@ def step_size(optimizers: list[torch.optim.Optimizer], gradient_norm: float) -> 
             for weight in (weight for weight in group["params"] if weight.ndim > 1):
                 norm = float(weight.detach().norm())
                 if isinstance(optimizer, Muon):
-                    step = (
-                        len(weight) ** 0.5
-                    )  # sqrt(min(rows, columns)) singular values of sqrt(max(1, rows / columns))
+                    step = len(weight) ** 0.5  # norm of sqrt(max(1, rows / columns)) times an orthogonal matrix
                 elif isinstance(optimizer, Lars):
                     step = group["trust"] * norm * lasting
                 else:

@@ -127,7 +127,7 @@ class SimCLR(Objective):
         return {"image": self.encoder}
 
     def limits(self) -> Mapping[str, Limit]:
-        """What is known of SimCLR: Chen et al. 2020, figures 9 (batch), 5 (crops), table 5 (temperature)."""
+        """Wide ranges around what Chen et al. 2020 tried, for batch, temperature and crops; rules of thumb."""
         return {
             "batch": Limit(64, math.inf, "every picture is told from the others of its batch, and these are few"),
             "temperature": Limit(
