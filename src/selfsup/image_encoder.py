@@ -172,8 +172,9 @@ class ImageEncoder(Encoder):
         for start in range(0, len(samples), batch):
             yield self.inputs(self._squares(samples, start, start + batch))
 
-    def encode(self, samples: Sequence | PixelStore, batch: int = 256) -> Tensor:
+    def encode(self, samples: Sequence | PixelStore, batch: int | None = None) -> Tensor:
         """(N, D) float32 on the CPU."""
+        batch = batch or (64 if self.device.type == "cpu" else 256)  # outputs of layers that stay in the cache
         with evaluating(self.module):
             return torch.cat([self.module(x).float().cpu() for x in self._batches(samples, batch)])
 

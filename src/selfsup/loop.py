@@ -106,14 +106,19 @@ class Training:
             f"last checkpoint: {self.saved}; try a lower --rate, or --precision float32, and look at these rows"
         )
 
-    def time_steps(self, plan: Plan, count: int = 20, skip: int = 3) -> float:
-        """Seconds a step takes: the median, data wait included, of a few that are undone afterwards."""
+    def time_steps(self, plan: Plan, count: int = 20, skip: int = 3, enough: float = 5.0) -> float:
+        """Seconds a step takes: the median, data wait included, of a few that are undone afterwards.
+
+        Of `count` steps, or as many as `enough` seconds allow, at least 5; the first `skip` do not count.
+        """
         before = deepcopy(self.state())
         count = min(count, max(self.order.steps_per_epoch, skip + 1))
         ends = []
         for number, parts in enumerate(self.read(0, count)):
             self.step(number, parts, plan)
             ends.append(time.perf_counter())
+            if len(ends) >= skip + 5 and self.runtime.same(ends[-1] - ends[0] > enough):
+                break
         self.load(before)
         return float(np.median(np.diff(ends[skip - 1 :])))
 

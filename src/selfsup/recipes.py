@@ -167,7 +167,7 @@ class Watch:
     keep_every: Count | None = None
     """Keep every checkpoint at a multiple of this many steps, beside the last two."""
     held_out_rows: Count = 2048
-    """At most so many held-out rows are scored during training."""
+    """At most so many held-out rows are scored during training; a hundredth of its samples in a short run."""
     eval_data: str | None = None
     """Labelled data for a kNN score during training; the labels of the training data when not given, if it has any."""
     eval_every: Count | None = None

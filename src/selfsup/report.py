@@ -17,7 +17,7 @@ from selfsup.run import Run, writing
 
 SHEET = 8  # pictures on a sheet of views
 QUERIES, FOUND = 8, 6  # rows and columns of the nearest neighbors
-POINTS = 2000  # pictures on the map
+POINTS = 1000  # pictures on the map: t-SNE takes four seconds for them
 FEW = 50  # held-out pictures below which training pictures are shown
 
 

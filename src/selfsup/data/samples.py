@@ -23,7 +23,7 @@ Columns = dict[str, list]
 
 SAMPLES: dict[str, str] = {
     "digits": "1,797 handwritten digits, 8 x 8 gray (scikit-learn): image, label; the last fifth of each digit is test",
-    "glyphs": "letters and signs of 16 fonts, 40 x 40 gray (matplotlib): image, text, label; 4 whole fonts are test",
+    "glyphs": "letters and signs of 16 fonts, 32 x 32 gray (matplotlib): image, text, label; 4 whole fonts are test",
     "prose": "Python's help topics and the docstrings of its standard library: text, one document a topic or module",
     "code": "the sources of Python's standard library without tests: text, one document a file",
 }
@@ -106,7 +106,8 @@ BLOCKS = (
     (0x2190, 0x21FF),  # arrows
     (0x2200, 0x22FF),  # mathematical operators
 )
-SIDE, BASELINE = 40, 29  # pixels; the baseline lies this far below the upper edge
+SIDE, BASELINE = 40, 29  # pixels of the page; the baseline lies this far below the upper edge
+SCANNED = 32  # pixels of the picture of it
 POINT_SIZES = (24, 28)
 OFFSET, ANGLE = 2.0, 3.0  # a scanned page: cut out up to two pixels off, lying up to three degrees askew
 TWIN = 0.05  # relative squared difference below which two glyphs look the same; Greek and Cyrillic G have 0.03
@@ -114,11 +115,12 @@ TWIN_SIZE = 26
 
 
 def _glyphs() -> dict[str, Columns]:
-    """The characters of 16 fonts as cut from a scanned page: white ink on black, (40, 40).
+    """The characters of 16 fonts as cut from a scanned page: white ink on black, (32, 32).
 
     A character stands where its font puts it (one baseline, one point size, centered on its own advance: a comma
-    sits low). Every font is there at two point sizes, and every picture is shifted by up to 2 pixels each way and
-    turned by up to 3 degrees, evenly drawn and the same in every call. A glyph that the font lacks is skipped.
+    sits low). Every font is there at two point sizes, and every glyph, drawn on 40 x 40 pixels, is shifted by up to 2
+    of them each way and turned by up to 3 degrees, evenly drawn and the same in every call. A glyph that the font
+    lacks is skipped.
 
     Columns: `label` is the character; `text` its Unicode name and the style of its font, as in "greek small letter
     alpha, bold italic serif". Labels are the characters that three quarters of the fonts have, but for those that
@@ -147,6 +149,7 @@ def _glyphs() -> dict[str, Columns]:
         picture = _render(faces[font, size], character).rotate(
             turn * ANGLE, Image.Resampling.BICUBIC, translate=(right * OFFSET, down * OFFSET)
         )
+        picture = picture.resize((SCANNED, SCANNED), Image.Resampling.BILINEAR)
         parts[part]["image"].append(np.array(picture))
         parts[part]["text"].append(f"{unicodedata.name(character).lower()}, {style}")
         parts[part]["label"].append(character)

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from selfsup.data.pixels import PixelStore
 from selfsup.eval.features import flat_pixels
+from selfsup.eval.health import some
 from selfsup.eval.other_view import found_again, two_views
-from selfsup.eval.probes import encoders_of
+from selfsup.eval.probes import CALIBRATION, encoders_of
 from selfsup.eval.result import Result, result
 from selfsup.eval.verdict import Gain, gains
 from selfsup.image_encoder import ImageEncoder
@@ -26,7 +27,7 @@ def evaluate_unlabelled(
     encoders = encoders_of(run)
     trained, untrained = encoders["run"], encoders["untrained"]
     assert isinstance(trained, ImageEncoder) and isinstance(untrained, ImageEncoder)
-    untrained.calibrate(store)
+    untrained.calibrate(some(store, untrained, CALIBRATION))
     views = two_views(store, trained.about.size, run.recipe.seed)
     ways: dict[str, Callable[[np.ndarray], Tensor]] = {
         who: lambda view, encoder=encoder: encoder.encode(list(view)) for who, encoder in encoders.items()

@@ -27,7 +27,7 @@ from selfsup.run import Run, write_text, writing
 from selfsup.runtime import fastest_device
 
 log = logging.getLogger("selfsup")
-CALIBRATION = 10_000  # pictures that an untrained network's batch norms take their statistics from
+CALIBRATION = 4096  # pictures that an untrained network's batch norms take their statistics from
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,7 @@ def recipe() -> Recipe:
         data=ImageData(source="sample:glyphs"),
         backbone=ImageBackbone(),
         optimizer=Optimizer(batch=256, optimizer="muon", rate=2e-3, matrix_rate=0.02, momentum=0.95, decay=0.05),
-        budget=Budget(minutes=1.5),
+        budget=Budget(minutes=1.2),
     )
 
 
