@@ -54,6 +54,8 @@ def test_equals_pillow(pixels, size):
 
 def test_whole_picture_of_equal_size_is_exact():
     images = pictures(3, 24)
+    boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand(3, 4)
+    assert torch.equal(resize(images, 24), crop_resize(images, boxes, torch.zeros(3, dtype=torch.bool), 24))
     assert torch.equal(resize(images, 24), images.permute(0, 3, 1, 2) / 255)
 
 

@@ -76,26 +76,28 @@ class Lars(torch.optim.Optimizer):
                 weight.add_(state["momentum"], alpha=-group["lr"])
 
 
-def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
-    """The nearest semi-orthogonal matrix, nearly: quintic Newton-Schulz iteration (Jordan et al. 2024, "Muon").
+def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
+    """The nearest semi-orthogonal matrices, nearly: quintic Newton-Schulz iteration (Jordan et al. 2024, "Muon").
 
     Args:
-        matrix: (rows, columns).
+        matrices: (N, rows, columns).
         steps: iterations; after five all singular values lie between about 0.7 and 1.2.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
-    x = x / (x.norm() + 1e-7)
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(steps):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if matrix.shape[0] > matrix.shape[1] else x
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
 
 
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalized: for hidden matrices and convolutions (as matrices of out x rest).
 
-    Jordan et al. 2024; the step is scaled by sqrt(max(1, rows / columns)), Nesterov momentum.
+    Jordan et al. 2024; the step is scaled by sqrt(max(1, rows / columns)), Nesterov momentum. Weights of one shape go
+    together, as one batched product.
     """
 
     def __init__(self, groups: Iterable[dict], momentum: float) -> None:
@@ -105,17 +107,23 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Change every weight that has a gradient."""
         for group in self.param_groups:
+            alike: dict[torch.Size, list[Tensor]] = {}
             for weight in group["params"]:
-                if weight.grad is None:
-                    continue
-                state = self.state[weight]
-                if not state:
-                    state["momentum"] = torch.zeros_like(weight)
-                average = state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
-                direction = weight.grad.lerp(average, group["momentum"]).flatten(1)
-                rows, columns = direction.shape
-                change = orthogonal(direction).view_as(weight) * max(1, rows / columns) ** 0.5
-                weight.mul_(1 - group["lr"] * group["weight_decay"]).add_(change, alpha=-group["lr"])
+                if weight.grad is not None:
+                    alike.setdefault(weight.shape, []).append(weight)
+            for shape, weights in alike.items():
+                gradients = [weight.grad for weight in weights if weight.grad is not None]
+                for weight in weights:
+                    if not self.state[weight]:
+                        self.state[weight]["momentum"] = torch.zeros_like(weight)
+                averages = [self.state[weight]["momentum"] for weight in weights]
+                torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
+                directions = torch.stack(torch._foreach_lerp(gradients, averages, group["momentum"])).flatten(2)
+                rows, columns = directions.shape[1:]
+                changes = orthogonal(directions).reshape(len(weights), *shape)
+                torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+                step = group["lr"] * max(1, rows / columns) ** 0.5
+                torch._foreach_add_(weights, list(changes), alpha=-step)
 
 
 def _hidden_matrices(module: nn.Module) -> set[int]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from selfsup.errors import UserError
 from selfsup.ops.topk import top_k
@@ -42,13 +40,14 @@ def knn_predict(
         )
     if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         raise UserError(f"labels run from {int(labels.min())} to {int(labels.max())}: allowed are 0 to {classes - 1}")
-    for name, features in (("training", train), ("test", test)):
-        if not torch.isfinite(features.sum(dtype=torch.float64)):
+    length, test_length = (features.float().norm(dim=1) for features in (train, test))
+    for name, found in (("training", length), ("test", test_length)):
+        if not found.isfinite().all():
             raise UserError(
                 f"the {name} features hold NaN or infinity: the encoder diverged, use an earlier checkpoint"
             )
-    length = train.float().norm(dim=1).clamp(min=1e-12)
-    similarity, neighbor = top_k(F.normalize(test.float(), dim=1), train.float(), k, scale=1 / length)
+    directions = test.float() / test_length.clamp(min=1e-12)[:, None]
+    similarity, neighbor = top_k(directions, train.float(), k, scale=1 / length.clamp(min=1e-12))
     # Subtracting the largest similarity scales all votes of a row alike and keeps tiny temperatures from overflowing.
     weight = ((similarity - similarity[:, :1]) / temperature).exp()  # (M, k)
     votes = weight.new_zeros(len(test), classes).scatter_add_(1, labels[neighbor], weight)
