@@ -14,6 +14,7 @@ import math
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,11 +68,12 @@ class Text:
         return Training(objective, reader, recipe, self.runtime), recipe
 
     def network(self, seed: int = 0) -> GPT2LMHeadModel:
-        """The same network with weights of its own."""
+        """The same network, its activation in the same kernel, with weights of its own."""
         torch.manual_seed(seed)
         count = len(self.train.tokenizer)
         config = GPT2Config(vocab_size=count, n_positions=CONTEXT, n_embd=128, n_layer=4, n_head=4, resid_pdrop=0.0,
-                            embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0)  # fmt: skip
+                            embd_pdrop=0.0, attn_pdrop=0.0, activation_function="gelu_pytorch_tanh",
+                            bos_token_id=0, eos_token_id=0)  # fmt: skip
         return GPT2LMHeadModel(config).to(self.runtime.device)
 
     def nats(self, network: torch.nn.Module) -> float:
@@ -160,64 +162,67 @@ def ours_in_steps(training: Training, steps: int) -> Side:
 def finish(
     what: str,
     sides: tuple[Side, Side],
-    times: tuple[list[float], list[float]],
+    times: Sequence[list[float]],
     steps: int,
     nats: tuple[float, float],
     differs: dict[str, str],
-    floor: float | None,
 ) -> None:
     """Speed and quality of both sides, and the line."""
-    for side, seconds, loss in zip(sides, times, nats, strict=True):
+    for side, seconds, loss in zip(sides, times[:2], nats, strict=True):
         speed = BATCH * CONTEXT * steps / statistics.median(seconds)
         side.about |= {
             "tokens_per_s": round(speed), "held_out_nats": round(loss, 4), "batch": BATCH,
             "context": CONTEXT, "steps": steps * (len(seconds) + 1), "optimizer": "adamw", "precision": "float32",
         }  # fmt: skip
     sides[0].about["process_mb"] = round(own_memory())
-    publish("causal_lm", what, what, times, sides, differs, floor, ("transformers",))
+    publish("causal_lm", what, what, times, sides, differs, ("transformers",))
+
+
+class Plain:
+    """The loop of nanoGPT: random windows, AdamW, clipping."""
+
+    def __init__(self, text: Text) -> None:
+        self.network, self.device = text.network(), text.runtime.device
+        self.ids = torch.from_numpy(text.train.read(0, len(text.train)).astype(np.int64))
+        self.generator = torch.Generator().manual_seed(0)
+        decayed = [weight for weight in self.network.parameters() if weight.ndim > 1]
+        rest = [weight for weight in self.network.parameters() if weight.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": NANO["decay"]}, {"params": rest, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=NANO["rate"], betas=NANO["betas"], fused=True)
+
+    def draw(self) -> tuple[Tensor, Tensor]:
+        """Windows and what follows each of their tokens."""
+        starts = torch.randint(len(self.ids) - CONTEXT, (BATCH,), generator=self.generator)
+        x, y = (torch.stack([self.ids[i + d : i + d + CONTEXT] for i in starts]).to(self.device) for d in (0, 1))
+        return x, y
+
+    def step(self, x: Tensor, y: Tensor) -> None:
+        """Forward, loss, backward, clip, optimizer."""
+        logits = self.network(x, use_cache=False).logits
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1), y.flatten()).backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), NANO["clip"])
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def seconds(self, steps: int, resident: tuple[Tensor, Tensor] | None = None) -> float:
+        """Time of some steps: on new windows, or on the same ones all the time."""
+        began = time.perf_counter()
+        for _ in range(steps):
+            self.step(*(resident or self.draw()))
+        return time.perf_counter() - began
 
 
 def plain_loop(text: Text, quick: bool) -> None:
-    """The loop of nanoGPT: random windows, AdamW, clipping; and its bare step on one batch."""
+    """The loop of nanoGPT, and its bare step on one batch."""
     steps, rounds = (20, 2) if quick else (150, 5)
     training, _ = text.training(steps=steps, optimizer="adamw", micro=1, **NANO)
-    network, device = text.network(), text.runtime.device
-    ids = torch.from_numpy(text.train.read(0, len(text.train)).astype(np.int64))
-    generator = torch.Generator().manual_seed(0)
-    decayed = [weight for weight in network.parameters() if weight.ndim > 1]
-    rest = [weight for weight in network.parameters() if weight.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": NANO["decay"]}, {"params": rest, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=NANO["rate"], betas=NANO["betas"], fused=True)
-
-    def draw() -> tuple[Tensor, Tensor]:
-        starts = torch.randint(len(ids) - CONTEXT, (BATCH,), generator=generator)
-        x, y = (torch.stack([ids[i + d : i + d + CONTEXT] for i in starts]).to(device) for d in (0, 1))
-        return x, y
-
-    def step(x: Tensor, y: Tensor) -> None:
-        logits = network(x, use_cache=False).logits
-        torch.nn.functional.cross_entropy(logits.flatten(0, 1), y.flatten()).backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), NANO["clip"])
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    def theirs() -> float:
-        began = time.perf_counter()
-        for _ in range(steps):
-            step(*draw())
-        return time.perf_counter() - began
-
-    sides = ours_in_steps(training, steps), Side(theirs)
-    times = in_turn(*sides, rounds)
-    nats = text.nats(training.objective.network), text.nats(network)  # before it learns one batch by heart
-    resident, floors = draw(), []
-    for _ in range(rounds):
-        began = time.perf_counter()
-        for _ in range(steps):
-            step(*resident)
-        floors.append(time.perf_counter() - began)
+    plain, bare = Plain(text), Plain(text)
+    resident = bare.draw()
+    sides = ours_in_steps(training, steps), Side(lambda: plain.seconds(steps))
+    times = in_turn(rounds, *sides, Side(lambda: bare.seconds(steps, resident)))
+    nats = text.nats(training.objective.network), text.nats(plain.network)
     differs = {"windows": "selfsup tiles the text anew in every epoch, nanoGPT draws with replacement"}
-    finish("plain loop", sides, times, steps, nats, differs, statistics.median(floors))
+    finish("plain loop", sides, times, steps, nats, differs)
 
 
 def beside_trainer(text: Text, quick: bool) -> None:
@@ -238,12 +243,12 @@ def beside_trainer(text: Text, quick: bool) -> None:
         return clock.ends[-1] - clock.ends[4]  # without its start
 
     sides = ours_in_steps(training, steps), Side(theirs, {"workers": workers})
-    times = in_turn(*sides, rounds)
+    times = in_turn(rounds, *sides)
     sides[1].about["held_out_after"] = f"the {steps + 5} steps of one round, each round starts anew"
     differs = {"windows": "fixed pieces of the text in the Trainer, a new tiling in every epoch in selfsup",
                "rate": "warm-up and cosine within each round in the Trainer, flat in selfsup"}  # fmt: skip
     nats = text.nats(training.objective.network), text.nats(networks[0])
-    finish("trainer", sides, times, steps, nats, differs, None)
+    finish("trainer", sides, times, steps, nats, differs)
 
 
 def time_to_goal(text: Text, quick: bool) -> None:
@@ -282,7 +287,6 @@ def time_to_goal(text: Text, quick: bool) -> None:
         times,
         sides,
         {"optimizer, schedule": "its own"},
-        None,
         ("transformers",),
     )
 

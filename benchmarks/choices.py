@@ -75,7 +75,7 @@ def compare(
 ) -> float:
     """Publish one choice; returns the median ratio."""
     sides = Side(with_it, dict(about)), Side(without)
-    seconds = in_turn(*sides, rounds)
+    seconds = in_turn(rounds, *sides)
     for side, found in zip(sides, seconds, strict=True):
         side.about["seconds"] = round(statistics.median(found), 4)
     publish("choices", what, "without it", seconds, sides, {}, packages=("timm",))

@@ -8,7 +8,7 @@ import os
 import platform
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -57,27 +57,28 @@ def _cpu_lines() -> list[str]:
     return file.read_text().splitlines() if file.exists() else []
 
 
-def in_turn(ours: Side, theirs: Side, rounds: int) -> tuple[list[float], list[float]]:
-    """Seconds of each round; who begins changes from round to round, and the first round only warms up."""
-    mine, yours = [], []
+def in_turn(rounds: int, *sides: Side) -> list[list[float]]:
+    """Seconds of each side in each round; who begins changes from round to round, the first round only warms up.
+
+    The sides are selfsup, the peer, and where there is one the bare step of the peer.
+    """
+    found: list[list[float]] = [[] for _ in sides]
     for number in range(rounds + 1):
-        order = (ours, theirs) if number % 2 else (theirs, ours)
-        found = {id(side): side.seconds() for side in order}
-        if number:
-            mine.append(found[id(ours)])
-            yours.append(found[id(theirs)])
-            say(f"  round {number}: selfsup {mine[-1]:.3f} s, the other {yours[-1]:.3f} s")
-    return mine, yours
+        order = list(range(len(sides)))
+        for side in order if number % 2 else reversed(order):
+            found[side].append(sides[side].seconds())
+        said = ", ".join(f"{seconds[-1]:.3f} s" for seconds in found)
+        say(f"  round {number}: selfsup, the other{', bare steps' if len(sides) > 2 else ''}: {said}")
+    return [seconds[1:] for seconds in found]
 
 
 def publish(
     benchmark: str,
     what: str,
     peer: str,
-    seconds: tuple[list[float], list[float]],
+    seconds: Sequence[list[float]],
     sides: tuple[Side, Side],
     differs: dict[str, str],
-    floor: float | None = None,
     packages: tuple[str, ...] = (),
 ) -> None:
     """Print the line of JSON.
@@ -86,13 +87,14 @@ def publish(
         benchmark: name of the file.
         what: case of it.
         peer: the other tool.
-        seconds: of each round, ours and theirs, for the same work.
+        seconds: of each round, for the same work: ours, theirs, and of the bare network steps of it where measured.
         sides: ours and theirs, with all that is known of them.
         differs: where the two do not do the same.
-        floor: seconds of the bare network steps for the work of one round.
         packages: whose versions matter, beside torch's.
     """
-    ratios = [theirs / ours for ours, theirs in zip(*seconds, strict=True)]
+    ours, theirs, *bare = seconds
+    ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
+    floor = [a / b for a, b in zip(ours, bare[0], strict=True)] if bare else []
     versions = {}
     for name in ("selfsup", "torch", *packages):
         try:
@@ -102,7 +104,7 @@ def publish(
     line = {
         "benchmark": benchmark, "what": what, "peer": peer,
         "ratio": round(statistics.median(ratios), 3), "low": round(min(ratios), 3), "high": round(max(ratios), 3),
-        "floor_ratio": None if floor is None else round(statistics.median(seconds[0]) / floor, 3),
+        "floor_ratio": round(statistics.median(floor), 3) if floor else None,
         "ours": sides[0].about, "theirs": sides[1].about, "differs": differs,
         "device": device_name(), "versions": versions,
     }  # fmt: skip

@@ -90,7 +90,7 @@ def case(what: str, count: int, rounds: int) -> None:
     best = min(tried, key=lambda kind: tried[kind])
     say(f"{what}: lightly is faster from {best} ({count / tried[best]:.0f} pictures/s)")
     sides = Side(ours), Side(lambda: seconds(best))
-    found = in_turn(*sides, rounds)
+    found = in_turn(rounds, *sides)
     settings = {"cores": 1, "picture": edge, "view": size, "views": 2, "blur": 0.5, "pictures": count}
     for side, times in zip(sides, found, strict=True):
         side.about = {"pictures_per_s": round(count / float(np.median(times)), 1), **settings}

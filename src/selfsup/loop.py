@@ -26,7 +26,7 @@ from selfsup.optim import Plan, make_optimizers, set_rates
 from selfsup.progress import Progress
 from selfsup.recipes import Recipe
 from selfsup.run import Run
-from selfsup.runtime import Runtime, Stopped, clip, seed_step, signals
+from selfsup.runtime import Runtime, Stopped, scale_and_clip, seed_step, signals
 
 
 class Training:
@@ -80,11 +80,7 @@ class Training:
         if not math.isfinite(summed["loss"]):  # on one process is on all: every one of them stops
             self._not_finite("loss", step, suspects)
         # Data parallelism averages over processes; the count of all makes the mean of all terms of it.
-        scale = self.runtime.world / summed["count"]
-        for weight in self.weights:
-            if weight.grad is not None:
-                weight.grad.mul_(scale)
-        norm = clip(self.weights, self.recipe.optimizer.clip)
+        norm = scale_and_clip(self.weights, self.runtime.world / summed["count"], self.recipe.optimizer.clip)
         if not math.isfinite(norm):
             self._not_finite("gradient", step, suspects)
         factor = plan.factor(step)

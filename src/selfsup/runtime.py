@@ -161,9 +161,12 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(((seed * 1_000_003 + step) * 1_009 + rank) % 2**63)
 
 
-def clip(weights: Iterable[Tensor], most: float) -> float:
-    """Norm of the gradient, which is then cut to `most`; 0 for no cut."""
-    return float(torch.nn.utils.clip_grad_norm_(weights, most or float("inf")))
+def scale_and_clip(weights: Iterable[Tensor], scale: float, most: float) -> float:
+    """Multiply the gradient by `scale` and cut its norm to `most` (0: no cut), in one pass; the norm before the cut."""
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
+    norm = scale * float(torch.nn.utils.get_total_norm(gradients))
+    torch._foreach_mul_(gradients, scale * min(1.0, most / (norm + 1e-6)) if most else scale)
+    return norm
 
 
 class Stopped(Exception):
