@@ -31,7 +31,7 @@ lint: setup
 	$(BIN)/basedpyright
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 bench: setup
 	$(BIN)/python -m pip install -q -e '.[bench]'

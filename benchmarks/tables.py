@@ -22,8 +22,8 @@ JOBS = {
     "cifar10": "train simclr --data {data} --minutes 16",
     "shakespeare": "train causal_lm --data {data} --tokenizer char --layers 4 --heads 4 --width 128 --context 64 "
     "--batch 12 --steps 2000",
-    "sst2": "train causal_lm --data {data} --minutes 3",
-    "trec": "train causal_lm --data {data} --minutes 3",
+    "sst2": "train causal_lm --data {data} --minutes 1",
+    "trec": "train causal_lm --data {data} --minutes 1",
 }
 
 
