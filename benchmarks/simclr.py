@@ -125,7 +125,7 @@ def case(what: str, folder: Path, quick: bool) -> None:
     runtime = Runtime(convolutions=True)
     gpu = runtime.device.type == "cuda"
     network, batch, steps = (ON_GPU if gpu else CASES)[what]
-    batch, steps, rounds = (batch // 4, min(steps, 8), 2) if quick else (batch, steps, 5)
+    batch, steps, rounds = (batch // 8, min(steps, 4), 2) if quick else (batch, steps, 5)
     recipe = selfsup.recipe(
         "simclr", data=str(folder), optimizer="adamw", rate=RATE, batch=batch, steps=steps * (rounds + 1), **network
     )
@@ -156,7 +156,7 @@ def case(what: str, folder: Path, quick: bool) -> None:
     peer = Lightly(training, folder / "train", workers)
     labelled = open_labelled(recipe.data, None, prepared.facts.resolution, quiet)
     assert labelled is not None
-    labelled = labelled.sample(10_000, 2_000)
+    labelled = labelled.sample(*((500, 250) if quick else (10_000, 2_000)))
 
     bare = Lightly(training, folder / "train", 0)
     resident = [view.to(runtime.device) for view in next(bare.stream)]
