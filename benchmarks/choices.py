@@ -220,7 +220,9 @@ CASES = {
 def main() -> None:
     """All choices in turn."""
     given = arguments(__doc__).parse_args()
-    chosen = given.what or [what for what in CASES if not (given.quick and what == "compile")]  # it takes a minute alone
+    chosen = given.what or [
+        what for what in CASES if not (given.quick and what == "compile")
+    ]  # it takes a minute alone
     for what in chosen:
         CASES[what](given.data or "sample:glyphs", *((2, 1) if given.quick else (10, 7)))
 

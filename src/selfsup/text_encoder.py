@@ -29,7 +29,7 @@ from selfsup.ops.pooling import masked_mean
 SIZES = {"nano": (4, 4, 128), "tiny": (6, 8, 256), "small": (8, 8, 512), "base": (12, 12, 768)}
 
 
-# GPT-2's own name for it, `gelu_new`, is the same function in eight operations: 12 % of a step (docs/results.md).
+# GPT-2's own name for it, `gelu_new`, is the same function in eight operations: 12 % of a step (docs/decisions.md).
 FUSED_GELU = "gelu_pytorch_tanh"
 # What transformers' causal networks call their rates of dropout.
 DROPOUTS = (

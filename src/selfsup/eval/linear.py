@@ -20,7 +20,7 @@ from selfsup.errors import UserError
 # Measured on 50,000 CIFAR-10 rows: strongly correlated convolution features are best near 1e-1 (59.8 % on the test
 # part, L-BFGS with the best of three decays 60.1 %), raw pixels near 3e-3 (40.9 %).
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
-DECAY = 0.1  # tried beside none, but for the two lowest rates, at which it takes at most a few percent off a weight
+DECAY = 0.1  # tried beside none; not at the two lowest rates, where 10 epochs of 50,000 rows shrink a weight by < 10 %
 SETTINGS = [(rate, 0.0) for rate in RATES] + [(rate, DECAY) for rate in RATES[2:]]
 BATCH, EPOCHS, MIN_STEPS = 256, 10, 500
 
