@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import math
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -144,7 +146,8 @@ def trainer(
         )  # fmt: skip
         worker = Trainer(network, settings, train_dataset=Chunks(text.train), callbacks=[clock])
         began = time.perf_counter()
-        worker.train()
+        with redirect_stdout(sys.stderr):  # it prints a summary; standard output is for the lines of JSON
+            worker.train()
     return clock, began, network
 
 
