@@ -72,14 +72,13 @@ class Steps:
 
 def compare(
     what: str, with_it: Callable[[], float], without: Callable[[], float], rounds: int, **about: object
-) -> float:
-    """Publish one choice; returns the median ratio."""
+) -> None:
+    """Measure and publish one choice."""
     sides = Side(with_it, dict(about)), Side(without)
     seconds = in_turn(rounds, *sides)
     for side, found in zip(sides, seconds, strict=True):
         side.about["seconds"] = round(statistics.median(found), 4)
     publish("choices", what, "without it", seconds, sides, {}, packages=("timm",))
-    return statistics.median(b / a for a, b in zip(*seconds, strict=True))
 
 
 def views_ahead(data: str, steps: int, rounds: int) -> None:
