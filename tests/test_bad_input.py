@@ -134,7 +134,7 @@ MISTAKES = {
     "heads that do not divide": (
         "train causal_lm --data {}/some.txt --heads 3 --width 8 --out {}/new", "--width 8", "--heads 3", "--width 9",
     ),
-    "small vocabulary": ("train causal_lm --data {}/some.txt --vocabulary 100 --out {}/new", "--vocabulary 100", "257"),
+    "small vocabulary": ("train causal_lm --data {}/some.txt --vocabulary 100 --out {}/new", "--vocabulary 100", "261"),
     "data of the hub, offline": ("train simclr --data hf:some/thing --out {}/new", "hf:some/thing", "network"),
     "weights of the hub, offline": (
         "train simclr --data sample:digits --init hf:some/thing --out {}/new", "hf:some/thing", "check the id",

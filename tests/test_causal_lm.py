@@ -14,18 +14,19 @@ from selfsup.data.tokenizer import train_tokenizer
 from selfsup.errors import UserError
 from selfsup.objectives import causal_lm
 from selfsup.ops.language import bits_per_byte, next_token_loss
-from selfsup.predictor import Generator
+from selfsup.predictors.generator import Generator
 from selfsup.text_encoder import TextEncoder
+from selfsup.text_network import Shape
 
-FACTS = TextFacts(rows=1, tokens=1000, vocabulary=257, tokenizer="byte", end=256)
+FACTS = TextFacts(rows=1, tokens=1000, vocabulary=261, tokenizer="byte", end=256)
 DRAW = Draw(0, 0, torch.arange(4))
 
 
 @pytest.fixture
 def objective() -> causal_lm.CausalLM:
     torch.manual_seed(0)
-    tokenizer = train_tokenizer("byte", 257, [])
-    encoder = TextEncoder.create(tokenizer, context=16, layers=2, heads=2, width=32, dropout=0.0)
+    tokenizer = train_tokenizer("byte", 261, [])
+    encoder = TextEncoder.create("decoder", tokenizer, 16, Shape(layers=2, heads=2, width=32))
     return causal_lm.build(causal_lm.Config(context=16), FACTS, {"text": encoder})
 
 
@@ -37,7 +38,7 @@ def windows(length: list[int]) -> dict[str, torch.Tensor]:
 
 def test_first_step_equals_gpt2(objective: causal_lm.CausalLM) -> None:
     config = GPT2Config(
-        vocab_size=257, n_positions=16, n_embd=32, n_layer=2, n_head=2, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0
+        vocab_size=261, n_positions=16, n_embd=32, n_layer=2, n_head=2, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0
     )
     reference = GPT2LMHeadModel(config)
     reference.load_state_dict(objective.network.state_dict())
@@ -47,7 +48,7 @@ def test_first_step_equals_gpt2(objective: causal_lm.CausalLM) -> None:
     losses["loss"].backward()
     wanted = reference(input_ids=tokens[:, :-1])
     # labels= of transformers shifts inside a window of T; here the window brings its own T + 1st token
-    loss = torch.nn.CrossEntropyLoss()(wanted.logits.reshape(-1, 257), tokens[:, 1:].reshape(-1))
+    loss = torch.nn.CrossEntropyLoss()(wanted.logits.reshape(-1, 261), tokens[:, 1:].reshape(-1))
     loss.backward()
     assert losses["loss"].item() == pytest.approx(loss.item(), rel=1e-6)
     for (name, ours), theirs in zip(objective.network.named_parameters(), reference.parameters(), strict=True):
@@ -66,7 +67,7 @@ def test_loss_equals_its_definition_on_ragged_windows(objective: causal_lm.Causa
                 total, count = total - float(torch.log(logits.exp()[row[t]] / logits.exp().sum())), count + 1
     assert int(losses["count"]) == count == sum(length) - 4
     assert losses["loss"].item() == pytest.approx(total / count, rel=1e-5)
-    assert losses["trivial"].item() == pytest.approx(math.log(257))
+    assert losses["trivial"].item() == pytest.approx(math.log(261))
 
 
 def test_a_later_token_never_changes_an_earlier_logit(objective: causal_lm.CausalLM) -> None:
@@ -95,7 +96,7 @@ def test_next_token_loss_and_bits_per_byte() -> None:
 
 class TestGenerator:
     def test_greedy_equals_transformers(self, objective: causal_lm.CausalLM) -> None:
-        predictor = objective.predictor()
+        predictor = objective.predictors()[0]
         ids = predictor.tokenizer("To be", add_special_tokens=False)["input_ids"]
         ours = list(predictor.stream("To be", 10, temperature=0, top_k=0, seed=0))
         theirs = objective.network.generate(torch.tensor([ids]), max_new_tokens=10, do_sample=False)[
@@ -104,7 +105,7 @@ class TestGenerator:
         assert ours == theirs[: len(ours)] and len(ours) > 0
 
     def test_goes_on_past_the_window_and_repeats_by_seed(self, objective: causal_lm.CausalLM) -> None:
-        predictor = objective.predictor()
+        predictor = objective.predictors()[0]
 
         def sample(seed: int) -> list[int]:
             return list(predictor.stream("abc", 60, temperature=1.0, top_k=5, seed=seed))
@@ -114,7 +115,7 @@ class TestGenerator:
 
     def test_window_slides_without_changing_its_logits(self, objective: causal_lm.CausalLM) -> None:
         """Past the window the next token is the likeliest after the second half of it."""
-        predictor = objective.predictor()
+        predictor = objective.predictors()[0]
         text = "0123456789abcdef"  # fills the window of 16
         made = list(predictor.stream(text, 2, temperature=0, top_k=0, seed=0))
         window = (list(text.encode()) + made[:1])[-8:]
@@ -122,7 +123,7 @@ class TestGenerator:
         assert made[1] == int(logits.argmax())
 
     def test_saved_and_loaded(self, objective: causal_lm.CausalLM, tmp_path) -> None:
-        predictor = objective.predictor()
+        predictor = objective.predictors()[0]
         predictor.save(tmp_path)
         loaded = Generator.load(tmp_path)
         text = "Once upon"
@@ -131,7 +132,7 @@ class TestGenerator:
 
 def test_width_must_be_a_multiple_of_the_heads() -> None:
     with pytest.raises(UserError, match="--width 30 is no multiple of --heads 4; try --width 32"):
-        TextEncoder.create(train_tokenizer("byte", 257, []), 16, 1, 4, 30, 0.0)
+        TextEncoder.create("decoder", train_tokenizer("byte", 261, []), 16, Shape(1, 4, 30))
 
 
 def test_encoder_ignores_padding_and_batch(objective: causal_lm.CausalLM) -> None:

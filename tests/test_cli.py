@@ -19,7 +19,7 @@ import selfsup
 from selfsup import cli
 from selfsup.data.samples import load_sample
 from selfsup.predict import generate
-from selfsup.predictor import Generator
+from selfsup.predictors.generator import Generator
 
 pytestmark = pytest.mark.usefixtures("short_fits")
 

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "src" / "selfsup"
 LAYERS = [
     {"errors", "names", "progress"},
     {"ops"},
-    {"data", "nn", "encoder", "image_encoder", "text_encoder", "predictor", "optim"},
+    {"data", "nn", "encoder", "image_encoder", "text_encoder", "text_network", "predictors", "optim"},
     {"recipes", "objective", "construct", "prepare", "size"},
     {"objectives"},
     {"run", "runtime", "cost"},

@@ -52,9 +52,19 @@ def write(folder: Path, contents: Iterable[str | bytes]) -> Path:
 
 def test_the_char_tokenizer_sorts_and_ends():
     tokenizer = train_tokenizer("char", 0, ["ba\n", "c"])
-    assert tokenizer.get_vocab() == {END: 0, "\n": 1, "a": 2, "b": 3, "c": 4}
+    assert tokenizer.get_vocab() == {
+        END: 0,
+        "[CLS]": 1,
+        "[SEP]": 2,
+        "[PAD]": 3,
+        "[MASK]": 4,
+        "\n": 5,
+        "a": 6,
+        "b": 7,
+        "c": 8,
+    }
     assert end_id(tokenizer) == 0
-    assert len(train_tokenizer("byte", 0, [])) == 257
+    assert len(train_tokenizer("byte", 0, [])) == 261
     assert len(train_tokenizer("bpe", 300, [ALL] * 20)) == 300
 
 
@@ -78,7 +88,7 @@ def test_ids_are_the_tokenizers_and_decode_to_the_text(kind: str, language: str,
 def test_a_character_that_the_vocabulary_lacks_is_the_end_token():
     tokenizer = train_tokenizer("char", 0, ["abc"])
     ids = next(iter(Encoding(tokenizer, "char")(["a😀ßb"])))
-    assert ids.tolist() == tokenizer("a😀ßb", add_special_tokens=False)["input_ids"] == [1, 0, 0, 2]
+    assert ids.tolist() == tokenizer("a😀ßb", add_special_tokens=False)["input_ids"] == [5, 0, 0, 6]
 
 
 @pytest.mark.parametrize("tokenizer", ["byte", "char", "bpe"])
@@ -211,8 +221,7 @@ def test_blocks_do_not_change_the_ids(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "a.txt").write_text("The quick brown fox, isn't it?\n  jumps over 12 dogs\n" * 400)
     whole, _ = opened(tmp_path / "a.txt", "bpe", 400)
     tokenizer = whole.tokenizer
-    for module in (documents_module, tokens_module):
-        monkeypatch.setattr(module, "BLOCK", 1000)
+    monkeypatch.setattr(documents_module, "BLOCK", 1000)
     text = (tmp_path / "a.txt").read_text()
     blocks = [block.text for block in documents(open_source(tmp_path / "a.txt").parts["train"].table, [])]
     cut = np.concatenate(list(Encoding(tokenizer, "bpe")(blocks)))
@@ -234,15 +243,15 @@ def test_a_second_opening_reads_what_is_there(tmp_path: Path, monkeypatch: pytes
 def test_a_ready_tokenizer_is_known_by_its_files(tmp_path: Path):
     (tmp_path / "a.txt").write_text("abc abd " * 50)
     place, lengths = tmp_path / "tokenizer", []
-    for vocabulary in (258, 259):
+    for vocabulary in (262, 263):
         train_tokenizer("bpe", vocabulary, ["abc abd " * 50]).save_pretrained(place)
         os.utime(place / "tokenizer.json", ns=(vocabulary, vocabulary))
         lengths.append(len(opened(tmp_path / "a.txt", str(place))[0].tokenizer))
-    assert lengths == [258, 259]
+    assert lengths == [262, 263]
 
 
 def test_mistakes_about_tokenizers(tmp_path: Path):
-    with pytest.raises(UserError, match=r"--vocabulary 200 is too small.*257"):
+    with pytest.raises(UserError, match=r"--vocabulary 200 is too small.*261"):
         opened(["some text"], "bpe", 200)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"no tokenizer there.*allowed: byte, char, bpe, a folder"):

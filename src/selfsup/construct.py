@@ -15,8 +15,9 @@ from selfsup.image_encoder import SIZES as IMAGE_SIZES
 from selfsup.image_encoder import ImageEncoder
 from selfsup.objective import Need, Objective, load_objective
 from selfsup.recipes import ImageBackbone, Recipe, TextBackbone
-from selfsup.text_encoder import SIZES as TEXT_SIZES
 from selfsup.text_encoder import TextEncoder
+from selfsup.text_network import HEADS, Shape
+from selfsup.text_network import SIZES as TEXT_SIZES
 
 
 def fresh_encoder(need: Need, backbone: ImageBackbone | TextBackbone, facts: Facts, tokenizer: Path | None) -> Encoder:
@@ -27,11 +28,17 @@ def fresh_encoder(need: Need, backbone: ImageBackbone | TextBackbone, facts: Fac
         if network.startswith(("vit", "deit")):
             arguments = {**arguments, "img_size": facts.size}
         return ImageEncoder.create(network, arguments, facts.size, facts.mean, facts.sd)
-    assert isinstance(backbone, TextBackbone) and need.context is not None
-    layers, heads, width = TEXT_SIZES[backbone.size or "nano"]
-    return TextEncoder.create(
-        AutoTokenizer.from_pretrained(str(tokenizer)), need.context, backbone.layers or layers, backbone.heads or heads,
-        backbone.width or width, backbone.dropout,
+    assert isinstance(backbone, TextBackbone) and need.context is not None and need.family != "image"
+    ready = AutoTokenizer.from_pretrained(str(tokenizer))
+    return TextEncoder.create(need.family, ready, need.context, shape_of(backbone))
+
+
+def shape_of(backbone: TextBackbone) -> Shape:
+    """How large a text network is: the dial's size, with the user's own numbers in place of its."""
+    dial = TEXT_SIZES[backbone.size or "nano"]
+    return Shape(
+        backbone.layers or dial.layers, backbone.heads or dial.heads, backbone.width or dial.width, backbone.dropout,
+        backbone.share, backbone.embedding,
     )  # fmt: skip
 
 
@@ -42,11 +49,14 @@ def started_encoder(name: str, need: Need, place: str, facts: Facts, dropout: fl
         UserError: it is of another family, or made for other data.
     """
     path = Path(place)
-    if need.family == "decoder":
-        folder = path / "model" / "generate" if (path / "run.json").exists() else path
+    if need.family != "image":
+        head = HEADS[need.family][1]
+        folder = path / "model" / head if (path / "run.json").exists() else path
         if not path.exists() and not place.startswith("hf:"):  # a mistyped path must not go to the network
             raise UserError(f"--init {place}: no such run or folder; for pretrained weights type hf:ID")
-        return TextEncoder.from_hub(str(folder) if path.exists() else place, need.context, dropout)
+        if path.exists() and not folder.exists():
+            raise UserError(f"--init {place}: a run whose model has no {head!r} cannot start this objective")
+        return TextEncoder.from_hub(str(folder) if path.exists() else place, need.family, need.context, dropout)
     encoder = load_encoder(place, name if (path / "run.json").exists() else None)
     if not isinstance(encoder, ImageEncoder) or not isinstance(facts, ImageFacts):
         raise UserError(f"--init {place}: a {encoder.kind} encoder cannot start one for {need.family}")
@@ -76,10 +86,11 @@ def construct(recipe: Recipe, facts: Facts, tokenizer: Path | None, start: Path 
         dropout = recipe.backbone.dropout if isinstance(recipe.backbone, TextBackbone) else 0.0
         for name, need in needs.items():
             if recipe.backbone.init:
-                place = (
-                    str(start / ("generate" if need.family == "decoder" else name)) if start else recipe.backbone.init
-                )
+                kept = name if need.family == "image" else HEADS[need.family][1]
+                place = str(start / kept) if start else recipe.backbone.init
                 encoders[name] = started_encoder(name, need, place, facts, dropout)
             else:
                 encoders[name] = fresh_encoder(need, recipe.backbone, facts, tokenizer)
+        if recipe.backbone.init:  # however many numbers loading took
+            torch.manual_seed(recipe.seed)
         return module.build(recipe.config, facts, encoders)

@@ -38,6 +38,16 @@ tokenizer = AutoTokenizer.from_pretrained("{folder}")
 USES = {
     "AutoModel": 'hidden = model(**tokenizer(text, return_tensors="pt")).last_hidden_state  # (1, T, D); mean over T',
     "AutoModelForCausalLM": 'logits = model(**tokenizer(text, return_tensors="pt")).logits  # (1, T, V)',
+    "AutoModelForMaskedLM": 'logits = model(**tokenizer(text, return_tensors="pt")).logits  # (1, T, V)',
+    "AutoModelForSequenceClassification": 'logits = model(**tokenizer(text, following, return_tensors="pt")).logits'
+    "  # (1, 1), more is likelier",
+}
+# Which class loads the folder of an encoder or predictor of text.
+AUTO = {
+    "text": "AutoModel",
+    "generate": "AutoModelForCausalLM",
+    "fill": "AutoModelForMaskedLM",
+    "order": "AutoModelForSequenceClassification",
 }
 
 
@@ -100,8 +110,8 @@ Trained without labels by selfsup {record["versions"]["selfsup"]} with the objec
 def export(folder: str | os.PathLike, out: str | os.PathLike) -> dict[str, str]:
     """Copy the networks of a run to a folder for other tools.
 
-    Every encoder and predictor gets a folder of its own: `image` for timm, `text` (`AutoModel`) and `generate`
-    (`AutoModelForCausalLM`) for transformers, each with a README.md.
+    Every encoder and predictor gets a folder of its own, with a README.md: `image` for timm, the others for
+    transformers, see `AUTO`.
 
     Returns:
         The code that loads each, by name.
@@ -120,10 +130,8 @@ def export(folder: str | os.PathLike, out: str | os.PathLike) -> dict[str, str]:
     found = {}
     for place in sorted(entry for entry in model.iterdir() if entry.is_dir()):
         goal = target / place.name
-        if place.name == "generate":
-            code = text_snippet("AutoModelForCausalLM", goal)
-        elif place.name == "text":
-            code = text_snippet("AutoModel", goal)
+        if place.name in AUTO:
+            code = text_snippet(AUTO[place.name], goal)
         else:
             encoder = load_encoder(place)
             assert isinstance(encoder, ImageEncoder)

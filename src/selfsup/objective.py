@@ -6,10 +6,10 @@ import importlib
 import importlib.util
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 from pydantic import ValidationError
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from selfsup.data.reader import Batch, Reader
 from selfsup.encoder import Encoder
 from selfsup.errors import UserError, nearest
 from selfsup.names import objective_names
-from selfsup.predictor import Predictor
+from selfsup.predictors.predictor import Predictor
 from selfsup.recipes import FLAG, Budget, Recipe, complaint, section, sections
 
 Losses = dict[str, Tensor]
@@ -76,9 +76,9 @@ class Objective(nn.Module, ABC):
     def encoders(self) -> Mapping[str, Encoder]:
         """What survives training, by kind of input; the first is the default. Wraps the live modules."""
 
-    def predictor(self) -> Predictor | None:
-        """The head that generates, fills in or reconstructs, if the objective has a use of its own."""
-        return None
+    def predictors(self) -> Sequence[Predictor]:
+        """The heads that generate, fill in or reconstruct, if the objective has uses of its own; one of a kind."""
+        return ()
 
     def after_step(self, progress: float) -> None:
         """Called after each step with steps done / planned; what `forward` needs of it is kept in buffers."""
@@ -100,11 +100,11 @@ class Need:
     """An encoder that an objective asks for.
 
     Attributes:
-        family: `image` (a timm network) or `decoder` (a causal transformer).
+        family: `image` (a timm network), `decoder` (a causal transformer) or `encoder` (one that looks both ways).
         context: tokens that a text network must be able to read.
     """
 
-    family: str
+    family: Literal["image", "decoder", "encoder"]
     context: int | None = None
 
 

@@ -20,7 +20,7 @@ from selfsup.encoder import ABOUT, Encoder, load_encoder
 from selfsup.errors import UserError
 from selfsup.eval.labelled import texts_of
 from selfsup.image_encoder import ImageEncoder
-from selfsup.predictor import Generator
+from selfsup.predictors.generator import Generator
 from selfsup.prepare import open_part, resolution_for
 from selfsup.progress import Progress
 from selfsup.recipes import ImageData
@@ -69,7 +69,7 @@ def generate(
             f"--temperature {temperature} --tokens {tokens} --top-k {top_k}: none may be negative, tokens not 0"
         )
     generator = load_generator(place)
-    generator.module.to(fastest_device())
+    generator.network.to(fastest_device())  # type: ignore[arg-type]
     ids: list[int] = []
     shown = ""
     for token in generator.stream(prompt, tokens, temperature, top_k, seed):

@@ -89,10 +89,12 @@ def prepare_text(source: Source, data: TextData, progress: Progress) -> Prepared
     train, held_out = open_tokens(
         source.parts["train"], own, data.tokenizer, data.vocabulary, cache_root(data.cache), progress.part
     )
+    mask = train.tokenizer.mask_token_id
     facts = TextFacts(
         rows=len(train.offsets) - 1, tokens=len(train), vocabulary=len(train.tokenizer),
         tokenizer=data.tokenizer if data.tokenizer in OWN else "given",
-        end=end_id(train.tokenizer), content=train.digest(),
+        end=end_id(train.tokenizer), mask=mask if isinstance(mask, int) else None,
+        special=tuple(sorted(train.tokenizer.all_special_ids)), content=train.digest(),
     )  # fmt: skip
     return Prepared(train, held_out if len(held_out) > 1 else None, facts)
 

@@ -96,6 +96,10 @@ class TextBackbone:
     """Attention heads, in place of the dial's."""
     width: Count | None = None
     """Width of the residual stream, in place of the dial's."""
+    share: bool = False
+    """All blocks use the same weights: as deep, with a fraction of the weights (ALBERT)."""
+    embedding: Count | None = None
+    """Width of the table of tokens, which a matrix takes to the width of the network; the same when not given."""
     dropout: Share = 0.0
     """Dropout in the network; none is the better default when pretraining passes over its data a few times."""
     init: str | None = None
@@ -103,8 +107,10 @@ class TextBackbone:
 
     def __post_init__(self) -> None:
         """Refuse a size for a network that has one."""
-        for field in ("size", "layers", "heads", "width"):
+        for field in ("size", "layers", "heads", "width", "embedding"):
             _one_of(self, (field, "init"))
+        if self.share and self.init:
+            raise ValueError(f"--share: --init {self.init} brings its own network; drop one of them")
 
 
 @validated(frozen=True, kw_only=True, config=STRICT)

@@ -244,11 +244,10 @@ class Run:
 
 
 def save_encoders(objective: Objective, folder: Path) -> None:
-    """Write the encoders and the predictor of an objective, each into a folder of its name."""
+    """Write the encoders and predictors of an objective, each into a folder of its name."""
     for name, encoder in objective.encoders().items():
         encoder.save(folder / name)
-    predictor = objective.predictor()
-    if predictor is not None:
+    for predictor in objective.predictors():
         predictor.save(folder / predictor.kind)
 
 

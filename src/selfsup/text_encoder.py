@@ -5,33 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GPT2Config,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
-from selfsup.data.tokenizer import end_id
+from selfsup.data.tokenizer import Template, end_id, with_template
 from selfsup.encoder import ABOUT, Encoder, evaluating
 from selfsup.errors import UserError
 from selfsup.ops.pooling import masked_mean
+from selfsup.text_network import FUSED_GELU, HEADS, Family, Shape, fresh_network, save_network
 
-# size -> layers, heads, width
-SIZES = {"nano": (4, 4, 128), "tiny": (6, 8, 256), "small": (8, 8, 512), "base": (12, 12, 768)}
-
-
-# GPT-2's own name for it, `gelu_new`, is the same function in eight operations: 12 % of a step (docs/decisions.md).
-FUSED_GELU = "gelu_pytorch_tanh"
-# What transformers' causal networks call their rates of dropout.
+# What transformers' networks call their rates of dropout.
 DROPOUTS = (
     "resid_pdrop",
     "embd_pdrop",
@@ -40,6 +27,10 @@ DROPOUTS = (
     "hidden_dropout",
     "dropout",
     "activation_dropout",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "embedding_dropout",
+    "mlp_dropout",
 )
 
 
@@ -63,63 +54,60 @@ class TextEncoder(Encoder):
         return self.model.base_model
 
     @classmethod
-    def create(
-        cls, tokenizer: PreTrainedTokenizerBase, context: int, layers: int, heads: int, width: int, dropout: float
-    ) -> TextEncoder:
-        """A GPT-2 with fresh weights from torch's generator.
-
-        Raises:
-            UserError: the width is no multiple of the heads.
-        """
-        if width % heads:
-            raise UserError(
-                f"--width {width} is no multiple of --heads {heads}; try --width {-(-width // heads) * heads}"
-            )
-        config = GPT2Config(
-            vocab_size=len(tokenizer), n_positions=context, n_embd=width, n_layer=layers, n_head=heads,
-            resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=dropout, activation_function=FUSED_GELU,
-            bos_token_id=end_id(tokenizer), eos_token_id=end_id(tokenizer),
-        )  # fmt: skip
-        return cls(AutoModelForCausalLM.from_config(config, attn_implementation="sdpa"), tokenizer, context)
+    def create(cls, family: Family, tokenizer: PreTrainedTokenizerBase, context: int, shape: Shape) -> TextEncoder:
+        """A network with fresh weights from torch's generator; see `fresh_network`."""
+        ready = with_template(tokenizer) if family == "encoder" else tokenizer
+        ready.model_max_length = context
+        return cls(fresh_network(family, ready, context, shape), ready, context)
 
     @classmethod
-    def from_hub(cls, name: str, context: int | None = None, dropout: float = 0.0) -> TextEncoder:
-        """A pretrained causal network: a folder, or `hf:` and a hub id, which uses the network.
+    def from_hub(
+        cls, name: str, family: Family | None, context: int | None = None, dropout: float = 0.0
+    ) -> TextEncoder:
+        """A pretrained network: a folder, or `hf:` and a hub id, which uses the network.
 
         Args:
             name: of the folder, or the id.
+            family: with the head of which family; without a head when None.
             context: tokens that it will be given; all that it can read when not given.
             dropout: in place of what it was trained with.
 
         Raises:
-            UserError: there is none, or it cannot be fetched.
+            UserError: there is none, or it cannot be fetched, or has no such head.
         """
         place = name.removeprefix("hf:")
         try:
             config = AutoConfig.from_pretrained(place)
             given = config.to_dict()
             changed: dict[str, Any] = {name: dropout for name in DROPOUTS if name in given}
-            if given.get("activation_function") == "gelu_new":
-                changed["activation_function"] = FUSED_GELU
-            model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32, **changed)
+            for name_of_gelu in ("activation_function", "hidden_act"):
+                if given.get(name_of_gelu) == "gelu_new":
+                    changed[name_of_gelu] = FUSED_GELU
+            auto = AutoModel if family is None else HEADS[family][0]
+            model = auto.from_pretrained(place, dtype=torch.float32, **changed)
             tokenizer = AutoTokenizer.from_pretrained(place)
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())[:140]
             raise UserError(
                 f"{name} cannot be loaded ({reason}); check the id and the network, or give a folder"
             ) from error
-        longest = int(model.config.max_position_embeddings)
+        # RoBERTa's positions begin behind its padding: what its tokenizer says is what it can read.
+        longest = min(int(model.config.max_position_embeddings), tokenizer.model_max_length)
         if context is not None and context > longest:
             raise UserError(f"--context {context} is more than {name} can read; the most is {longest}")
         return cls(model, tokenizer, context or longest)
 
     def _batches(self, samples: Sequence[str], batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """(B, L) ids and (B,) lengths of texts in order, padded with the end token; an empty text is one end token."""
-        end = end_id(self.tokenizer)
+        """(B, L) ids and (B,) lengths of texts in order, each between the tokenizer's marks, if it has such.
+
+        They are padded with the end token; an empty text is one end token.
+        """
+        end, marks = end_id(self.tokenizer), Template.of(self.tokenizer)
+        room = self.context - len(marks.start) - len(marks.stop)
         for start in range(0, len(samples), batch):
             texts = list(samples[start : start + batch])
             rows = self.tokenizer(texts, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
-            cut = [ids[: self.context] or [end] for ids in rows]
+            cut = [[*marks.start, *(ids[:room] or [end]), *marks.stop] for ids in rows]
             length = torch.tensor([len(ids) for ids in cut])
             padded = torch.full((len(cut), int(length.max())), end)
             for row, ids in zip(padded, cut, strict=True):
@@ -159,8 +147,8 @@ class TextEncoder(Encoder):
 
     def save(self, folder: Path) -> None:
         """Write a folder that `AutoModel` and `AutoTokenizer` load."""
-        disable_progress_bar()  # a bar for one file of a few MB
-        cast(PreTrainedModel, self.model.base_model).save_pretrained(folder)
+        assert isinstance(self.module, PreTrainedModel)
+        save_network(self.module, AutoModel, folder)
         self.tokenizer.save_pretrained(folder)
         (folder / ABOUT).write_text(json.dumps({"encoder": "text", "context": self.context}, indent=2))
 

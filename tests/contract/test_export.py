@@ -17,7 +17,9 @@ from selfsup.encoder import evaluating
 from selfsup.errors import UserError
 from selfsup.exports import export, snippet
 from selfsup.image_encoder import ImageEncoder
-from selfsup.predictor import Generator
+from selfsup.predictors.filler import Filler
+from selfsup.predictors.generator import Generator
+from selfsup.predictors.ranker import Ranker
 from selfsup.run import Run
 from selfsup.text_encoder import TextEncoder
 
@@ -44,7 +46,7 @@ from safetensors.torch import load_file, save_file
 
 torch.set_num_threads(1)
 for job in json.loads(Path(sys.argv[1]).read_text()):
-    scope = {"text": job["text"], **load_file(job["inputs"])}
+    scope = {"text": job["text"], "following": job["text"], **load_file(job["inputs"])}
     with torch.no_grad():
         exec(job["code"], scope)
     found = {name: scope[name].contiguous() for name in job["outputs"] if name in scope}
@@ -62,12 +64,12 @@ def pictures(encoder: ImageEncoder) -> np.ndarray:
 def wanted(run: Run, name: str) -> dict[str, torch.Tensor]:
     """What the run's own network gives, by the name that the printed code gives it."""
     objective = run.objective()
-    predictor = objective.predictor()
-    if predictor is not None and name == predictor.kind:
-        assert isinstance(predictor, Generator), f"say here what {name} should give"
-        ids = predictor.tokenizer(TEXT, return_tensors="pt")["input_ids"]
-        with evaluating(predictor.module):
-            return {"logits": predictor.module(ids).logits}
+    for predictor in (found for found in objective.predictors() if found.kind == name):
+        assert isinstance(predictor, Generator | Filler | Ranker), f"say here what {name} should give"
+        texts = (TEXT, TEXT) if isinstance(predictor, Ranker) else (TEXT,)
+        given = predictor.tokenizer(*texts, return_tensors="pt")
+        with evaluating(predictor.network):
+            return {"logits": predictor.network(**given).logits}
     encoder = objective.encoders()[name]
     if isinstance(encoder, TextEncoder):
         return {"hidden": encoder.encode([TEXT])}
@@ -83,8 +85,7 @@ def jobs(finished, tmp_path_factory) -> list[dict]:
     for objective in NAMES:
         run = finished(objective)
         names = {*run.objective().encoders()}
-        predictor = run.objective().predictor()
-        names |= {predictor.kind} if predictor else set()
+        names |= {predictor.kind for predictor in run.objective().predictors()}
         codes = export(run.folder, folder / objective)
         assert codes.keys() == names
         for name, code in codes.items():

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from datasets import Dataset
 
-BLOCK = 1 << 20  # characters
+BLOCK = 1 << 16  # characters
 TENTHS = 10  # one part in so many, its end, is held out from a lone document
 
 

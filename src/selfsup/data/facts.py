@@ -38,6 +38,8 @@ class TextFacts:
         vocabulary: number of token ids.
         tokenizer: how it was made, `byte`, `char` or `bpe`; `given` for a ready one.
         end: id of the token that ends a document.
+        mask: id of the token that hides another; None where the tokenizer has none.
+        special: ids that are no text, which nothing hides or predicts.
         content: digest of the training tokens, so that a resumed run notices other ones.
     """
 
@@ -46,6 +48,8 @@ class TextFacts:
     vocabulary: int
     tokenizer: str
     end: int
+    mask: int | None = None
+    special: tuple[int, ...] = ()
     content: str = ""
     kind: str = "text"
 

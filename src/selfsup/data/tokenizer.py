@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, decoders, models, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as Tokens
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -15,6 +17,11 @@ from selfsup.errors import UserError
 
 END = "<|endoftext|>"  # between documents; also what stands for a character that the vocabulary lacks
 OWN = ("byte", "char", "bpe")
+MARKS = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "mask_token": "[MASK]"}
+SPECIAL = (END, *MARKS.values())  # one vocabulary serves every objective
+# GPT-2's way to cut text into words, but vowel signs and other marks stay with their letters: Hindi has them inside of
+# words, and numbers come in threes.
+WORDS = r"'(?:[sdmt]|ll|ve|re)| ?[\p{L}\p{M}]+| ?\p{N}{1,3}| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
 
 
 def _byte_symbols() -> list[str]:
@@ -28,32 +35,36 @@ def train_tokenizer(kind: str, vocabulary: int, texts: Iterable[str]) -> PreTrai
     """Make a tokenizer in one pass over the texts.
 
     Args:
-        kind: `byte` (256 ids and an end), `char` (one id a character seen) or `bpe` (byte-level pairs, no unknown).
-        vocabulary: number of ids for `bpe`, at least 257.
+        kind: `byte` (256 ids), `char` (one id a character seen) or `bpe` (byte-level pairs, no unknown), each with the
+            ids of `SPECIAL`.
+        vocabulary: number of ids for `bpe`, at least 261.
         texts: blocks of text.
     """
     if kind == "byte":
         # Sizes of one character are whole tokens: a vocabulary of bytes and no merges.
         tokens = Tokens(models.BPE({symbol: byte for byte, symbol in enumerate(_byte_symbols())}, []))
+        tokens.add_special_tokens(list(SPECIAL))
         tokens.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         tokens.decoder = decoders.ByteLevel()
     elif kind == "char":
         seen = set().union(*(set(text) for text in texts))
-        vocab = {END: 0} | {symbol: number for number, symbol in enumerate(sorted(seen), 1)}
+        vocab = {symbol: number for number, symbol in enumerate((*SPECIAL, *sorted(seen)))}
         tokens = Tokens(models.WordLevel(vocab, unk_token=END))
         tokens.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
         tokens.decoder = decoders.Fuse()
     else:
         tokens = Tokens(models.BPE())
-        tokens.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        words = pre_tokenizers.Split(Regex(WORDS), "isolated")
+        symbols = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        tokens.pre_tokenizer = pre_tokenizers.Sequence([words, symbols])
         tokens.decoder = decoders.ByteLevel()
         alphabet = pre_tokenizers.ByteLevel.alphabet()
         trainer = trainers.BpeTrainer(
-            vocab_size=vocabulary, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
+            vocab_size=vocabulary, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False
         )
         tokens.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokens, eos_token=END, bos_token=END, clean_up_tokenization_spaces=False
+        tokenizer_object=tokens, eos_token=END, bos_token=END, clean_up_tokenization_spaces=False, **MARKS
     )
 
 
@@ -84,11 +95,58 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         raise UserError(f"--tokenizer {name}: no tokenizer there ({reason}); allowed: {allowed}") from error
 
 
+@dataclass(frozen=True)
+class Template:
+    """The ids that a tokenizer puts around one text, or two.
+
+    Attributes:
+        start: before the first text.
+        between: between the two.
+        stop: after the last.
+    """
+
+    start: tuple[int, ...] = ()
+    between: tuple[int, ...] = ()
+    stop: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> Template:
+        """What a tokenizer does by itself; nothing for one that adds nothing, as those of causal networks."""
+        pair = tokenizer("a", "b")
+        sides = pair.sequence_ids(0)
+        first, second = sides.index(0), sides.index(1)
+        end_first, end_second = len(sides) - sides[::-1].index(0), len(sides) - sides[::-1].index(1)
+        ids = tuple(pair["input_ids"])
+        return cls(ids[:first], ids[end_first:second], ids[end_second:])
+
+    @classmethod
+    def for_encoder(cls, tokenizer: PreTrainedTokenizerBase) -> Template:
+        """The same; for one that adds nothing but could, as ours, what `with_template` makes it do."""
+        found = cls.of(tokenizer)
+        if found != cls() or not isinstance(tokenizer.cls_token_id, int) or not isinstance(tokenizer.sep_token_id, int):
+            return found
+        return cls((tokenizer.cls_token_id,), (tokenizer.sep_token_id,), (tokenizer.sep_token_id,))
+
+
+def with_template(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer, changed so that it puts its marks around texts as BERT has them; one that has its way keeps it."""
+    if Template.of(tokenizer) != Template.for_encoder(tokenizer):
+        start, end = str(tokenizer.cls_token), str(tokenizer.sep_token)
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(  # type: ignore[attr-defined]
+            single=f"{start} $A {end}", pair=f"{start} $A {end} $B:1 {end}:1",
+            special_tokens=[(start, tokenizer.cls_token_id), (end, tokenizer.sep_token_id)],
+        )  # fmt: skip
+        names = ["input_ids", "token_type_ids", "attention_mask"]
+        tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names  # the second one is saved
+    return tokenizer
+
+
 class Encoding:
     """Turns blocks of text into ids fast; equal to the tokenizer's own result.
 
     Bytes and characters go through one table look-up in numpy, an order of magnitude faster than splitting into
-    one-character words; everything else through the tokenizer's threads.
+    one-character words; everything else through the tokenizer's threads, a text at a time. What looks like a mark in
+    the text is text.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, kind: str) -> None:
@@ -114,9 +172,11 @@ class Encoding:
                 points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
                 yield self.table[np.minimum(points, len(self.table) - 1)]
         else:
-            encoded = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
-            for ids in encoded["input_ids"]:
-                yield np.array(ids, self.dtype)
+            backend: Any = self.tokenizer.backend_tokenizer
+            backend.encode_special_tokens = True
+            for encoded in backend.encode_batch_fast(texts, add_special_tokens=False):
+                yield np.array(encoded.ids, self.dtype)
+            backend.encode_special_tokens = False
 
 
 def end_id(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -15,14 +15,15 @@ import numpy as np
 from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from selfsup.data.documents import BLOCK, Block, how_to_split, split_documents
+from selfsup.data.documents import Block, how_to_split, split_documents
 from selfsup.data.part import Part
 from selfsup.data.store import Mapped, stored
-from selfsup.data.tokenizer import OWN, Encoding, identity, load_tokenizer, train_tokenizer
+from selfsup.data.tokenizer import OWN, SPECIAL, Encoding, end_id, identity, load_tokenizer, train_tokenizer
 from selfsup.errors import UserError
 
 log = logging.getLogger("selfsup")
 NAMES = ("train", "held_out")
+BATCH = 1 << 20  # characters that are encoded at once, their blocks side by side
 Progress = Callable[[str, int, int], None]
 Bad = list[tuple[int, str, str]]  # row, name, reason
 
@@ -52,6 +53,15 @@ class TokenStore:
     def read(self, start: int, stop: int) -> np.ndarray:
         """Ids from `start` to before `stop` of what this store shows; what lies outside is left out."""
         return self.ids[slice(self.start + max(start, 0), self.start + max(min(stop, len(self)), 0))]
+
+    def texts(self) -> tuple[np.ndarray, np.ndarray]:
+        """(D,) where each text begins and where it stops, before the mark that ends it; empty ones are left out."""
+        offsets = np.clip(self.offsets - self.start, 0, len(self))
+        start, stop = offsets[:-1], offsets[1:]
+        start, stop = start[stop > start], stop[stop > start]
+        marked = self.ids[self.start + stop - 1] == end_id(self.tokenizer)
+        stop = stop - marked
+        return start[stop > start], stop[stop > start]
 
     def text(self) -> str:
         """All that this store shows, as text, without the ends of documents."""
@@ -102,16 +112,17 @@ def _texts(blocks: Iterator[Block], total: int, progress: Progress) -> Iterator[
 
 
 def _batches(blocks: Iterator[Block]) -> Iterator[list[Block]]:
-    """Blocks in lists of about `BLOCK` characters."""
+    """Blocks in lists of about `BATCH` characters."""
     waiting: list[Block] = []
     held = 0
     for block in blocks:
         waiting.append(block)
         held += len(block.text)
-        if held >= BLOCK:
+        if held >= BATCH:
             yield waiting
             waiting, held = [], 0
-    yield waiting
+    if waiting:
+        yield waiting
 
 
 def _encode(folder: Path, table: Dataset, encoding: Encoding, split: str, progress: Progress) -> Bad:
@@ -194,8 +205,9 @@ def open_tokens(
         UserError: nothing readable, too little text, or the cache cannot be written.
     """
     vocabulary = vocabulary or default_vocabulary(text_size(part.table))
-    if tokenizer == "bpe" and vocabulary < 257:
-        raise UserError(f"--vocabulary {vocabulary} is too small: a bpe tokenizer needs 256 bytes and an end, 257")
+    if tokenizer == "bpe" and vocabulary < 256 + len(SPECIAL):
+        least = 256 + len(SPECIAL)
+        raise UserError(f"--vocabulary {vocabulary} is too small: a bpe tokenizer needs 256 bytes and 5 marks, {least}")
     split = how_to_split(part.table) if valid is None else "nothing"
     learned = _tokenizer_folder(part, split, tokenizer, vocabulary, root, progress)
     ready = AutoTokenizer.from_pretrained(str(learned))

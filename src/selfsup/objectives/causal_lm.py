@@ -24,7 +24,7 @@ from selfsup.data.text import WindowReader
 from selfsup.data.tokens import TokenStore
 from selfsup.objective import Batch, Draw, Losses, Need, Objective
 from selfsup.ops.language import next_token_loss
-from selfsup.predictor import Generator
+from selfsup.predictors.generator import Generator
 from selfsup.recipes import STRICT, Budget, Count, Optimizer, Recipe, TextBackbone, TextData
 from selfsup.text_encoder import TextEncoder
 
@@ -84,9 +84,9 @@ class CausalLM(Objective):
         """The transformer without its head."""
         return {"text": self.encoder}
 
-    def predictor(self) -> Generator:
+    def predictors(self) -> tuple[Generator]:
         """The transformer with its head: it continues a text."""
-        return Generator(self.network, self.encoder.tokenizer, self.config.context)
+        return (Generator(self.network, self.encoder.tokenizer, self.config.context),)
 
 
 def build(config: Config, facts: TextFacts, encoders: Mapping[str, TextEncoder]) -> CausalLM:

@@ -29,3 +29,13 @@ def next_token_loss(logits: Tensor, targets: Tensor, counted: Tensor) -> tuple[T
 def bits_per_byte(nats: float, bytes_: int) -> float:
     """The sum of nats over a text as bits for each of its bytes: comparable among tokenizers."""
     return nats / math.log(2) / bytes_
+
+
+def ranking_loss(scores: Tensor) -> Tensor:
+    """-log softmax of the first of some scores: (N, K) to (N,), at least float32.
+
+    Zero only if the first is above all others by far; log K where all are equal. With K = 2 it is the logistic loss of
+    the difference.
+    """
+    exact = at_least_float32(scores)
+    return exact.logsumexp(1) - exact[:, 0]

@@ -1,0 +1,70 @@
+"""Where words begin and sentences end, told from the tokens themselves: one table look-up a token."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+# How a sentence or a paragraph ends; what may stand behind the mark; marks that need no space after them.
+ENDS = re.compile(r"[.!?…。！？।॥؟۔][\"'”’»」』)\]]*\s*$|\n\s*\n")  # noqa: RUF001
+CLOSES = re.compile(r"[\"'”’»」』)\]]+$")  # noqa: RUF001
+WIDE = re.compile(r"[。！？।॥]")  # noqa: RUF001
+# Scripts that put no space between words: there every token is one.
+UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
+HALF = "\N{REPLACEMENT CHARACTER}"  # some bytes of a character
+
+
+@dataclass(frozen=True)
+class Words:
+    """Tables over a vocabulary of V tokens.
+
+    Attributes:
+        begins: (V,) bool, a word begins with this token.
+        ends: (V,) bool, a sentence may end with it.
+        closes: (V,) bool, closing quotes and brackets only.
+        opens: (V,) bool, white space comes first, or need not: the sentence before it can be over.
+        wide: (V,) bool, it ends a sentence without white space after it.
+    """
+
+    begins: np.ndarray
+    ends: np.ndarray
+    closes: np.ndarray
+    opens: np.ndarray
+    wide: np.ndarray
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> Words:
+        """Read from what each token stands for."""
+        pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+        texts = [str(text) for text in tokenizer.batch_decode([[number] for number in range(len(pieces))])]
+        continued = any(piece is not None and piece.startswith("##") for piece in pieces)  # WordPiece
+        if continued:
+            texts = [text.removeprefix("##") for text in texts]
+            begins = [piece is not None and not piece.startswith("##") for piece in pieces]
+        else:
+            # SentencePiece drops the space of a lone token when it is decoded.
+            texts = [
+                f" {text.lstrip()}" if piece and piece.startswith("▁") else text
+                for piece, text in zip(pieces, texts, strict=True)
+            ]
+            begins = [_begins_word(text) for text in texts]
+        spaced = not continued and any(text[:1].isspace() for text in texts)
+        return cls(
+            begins=np.array(begins, bool),
+            ends=np.array([bool(ENDS.search(text)) for text in texts], bool),
+            closes=np.array([bool(CLOSES.match(text)) for text in texts], bool),
+            opens=np.array([not spaced or text[:1].isspace() for text in texts], bool),
+            wide=np.array([bool(WIDE.search(text)) or text[-1:].isspace() for text in texts], bool),
+        )
+
+
+def _begins_word(text: str) -> bool:
+    """Whether a word begins with a token of this text: after a space, at a mark, and in scripts without spaces."""
+    first = text[:1]
+    if not first or first == HALF or unicodedata.category(first).startswith("M"):
+        return False
+    return not first.isalnum() or unicodedata.name(first, "").startswith(UNSPACED)

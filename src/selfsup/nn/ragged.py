@@ -1,0 +1,83 @@
+"""Texts of unequal length through a network, with little padding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from selfsup.data.tokenizer import Template
+from selfsup.ops.ragged import joined
+
+LEAST = 1024  # tokens in a group: smaller ones cost more in calls than they save in padding
+SHORTEST = 0.8  # of a group's longest row
+
+
+def marked(
+    template: Template, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One or two texts of each row between the tokenizer's marks.
+
+    Args:
+        template: the marks.
+        first: (B, L) tokens and (B,) lengths.
+        second: the same of another text.
+
+    Returns:
+        (B, W) tokens, (B,) lengths, and (B, W) segment of each token, 0 or 1.
+    """
+    tokens, count = first
+
+    def constant(ids: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        return tokens.new_tensor(ids).expand(len(tokens), -1), torch.full_like(count, len(ids))
+
+    middle = [] if second is None else [constant(template.between), second]
+    parts = [constant(template.start), first, *middle, constant(template.stop)]
+    row, length, part = joined(parts, sum(part.shape[1] for part, _ in parts))
+    return row, length, (part > 2).long()
+
+
+def length_groups(length: Tensor) -> list[Tensor]:
+    """Row numbers by length, longest first, in groups of about equal length.
+
+    A group ends before a row shorter than `SHORTEST` of its longest, once it holds `LEAST` tokens.
+
+    Args:
+        length: (N,) tokens in each row.
+    """
+    order = torch.argsort(length, descending=True, stable=True)
+    sizes = length[order].tolist()
+    cuts, start = [], 0
+    for place, size in enumerate(sizes):
+        if size < SHORTEST * sizes[start] and (place - start) * sizes[start] >= LEAST:
+            cuts.append(place - start)
+            start = place
+    return list(order.split([*cuts, len(sizes) - start]))
+
+
+def passes(
+    network: PreTrainedModel, ids: Tensor, length: Tensor, types: Tensor | None = None
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """Run the body of a transformer over ragged rows, those of about equal length together.
+
+    Args:
+        network: whose body runs, its head does not.
+        ids: (N, L) tokens; what lies beyond a row's length is not looked at.
+        length: (N,) tokens in each row, at least 1.
+        types: (N, L) of which segment each token is; only a network that has an embedding for it is told.
+
+    Yields:
+        Row numbers (n,), their last hidden states (n, W, D) up to the longest of them, and (n, D) from its pooler, if
+        it has one.
+    """
+    told = types is not None and "type_vocab_size" in vars(network.config) and network.config.type_vocab_size > 1
+    for rows in length_groups(length):
+        sizes = length[rows]
+        width = int(sizes[0])
+        inside = torch.arange(width, device=ids.device) < sizes[:, None]  # (n, W)
+        mask = None if bool(inside.all()) else inside.long()  # without one, attention has its fastest kernel
+        settings = {"token_type_ids": types[rows, :width]} if told and types is not None else {}
+        output = network.base_model(input_ids=ids[rows, :width], attention_mask=mask, **settings)
+        yield rows, output.last_hidden_state, output.get("pooler_output")

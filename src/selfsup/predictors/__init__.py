@@ -1,0 +1,1 @@
+"""Heads that have a use of their own after training, one a file."""
