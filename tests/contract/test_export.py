@@ -127,7 +127,7 @@ def test_exports_equal_the_run(case, finished, jobs):
             output = got[name].mean(1) if name == "hidden" else got[name]
             assert output.shape == value.shape
             assert torch.allclose(output, value, rtol=1e-5, atol=1e-5), f"{job['name']}: {name}"
-            assert output.std() > 0
+            assert output.numel() == 1 or output.std() > 0
 
 
 @pytest.mark.parametrize("name", NETWORKS)
