@@ -49,6 +49,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "one_text_label.csv").write_text("text,label\n" + "a fine day,good\n" * 20)
     (root / "some.txt").write_text("a few words to learn from, " * 60)
     cli.run(["train", "causal_lm", "--data", f"{root}/some.txt", "--out", f"{root}/lm", *TEXT_RUN.split()])
+    cli.run(["train", "masked_lm", "--data", f"{root}/some.txt", "--out", f"{root}/masked", *TEXT_RUN.split()])
+    (root / "texts.csv").write_text("text,label\na fine day,good\na sad day,bad\n")
+    (root / "blank.txt").write_text("\n  \n")
     (root / "early").mkdir()  # killed before its first checkpoint
     shutil.copy(root / "run" / "run.json", root / "early")
     shutil.copytree(root / "run", root / "torn")
@@ -203,6 +206,52 @@ MISTAKES = {
     "generate by an image encoder": ("generate {}/run/model/image hello", "image", "generates text"),
     "generate by no run": ("generate {}/foreign hello", "foreign", "generates text"),
     "generate below zero": ("generate {}/lm hello --temperature -1", "--temperature -1", "negative"),
+    "generate with no share": ("generate {}/lm hello --top-p 0", "--top-p 0", "above 0"),
+    "generate with more than all": ("generate {}/lm hello --top-p 1.5", "--top-p 1.5", "at most 1"),
+    "generate until nothing": ("generate {}/lm hello --stop= x", "--stop ''", "not empty"),
+    "fill without a mask": ("fill {}/masked hello", "no [MASK] in the text"),
+    "fill of too much": ("fill {}/masked [MASK]" + "x" * 40, "43 tokens", "reads 16"),
+    "fill with no guess": ("fill {}/masked [MASK] --top-k 0", "--top-k 0", "1 or more"),
+    "fill by a language model": ("fill {}/lm [MASK]", "lm", "fills in words", "masked_lm or sentence_order"),
+    "fill by pictures": ("fill {}/run [MASK]", "run", "fills in words"),
+    "fill before a checkpoint": ("fill {}/early [MASK]", "early", "fills in words", "first checkpoint"),
+    "continue without --candidates": ("continue {}/lm hello", "needs --candidates"),
+    "continue with no file": ("continue {}/lm hello --candidates {}/none", "--candidates", "No such file", "a line"),
+    "continue with a folder": ("continue {}/lm hello --candidates {}/photos", "photos", "directory", "a line"),
+    "continue with an empty file": ("continue {}/lm hello --candidates {}/blank.txt", "blank.txt", "no passage"),
+    "continue with what is no text": ("continue {}/lm hello --candidates {}/latin.txt", "latin.txt", "not UTF-8"),
+    "continue with too long a passage": ("continue {}/lm hello --candidates {}/some.txt", "tokens", "reads 16"),
+    "continue by a masked one": (
+        "continue {}/masked hello --candidates {}/some.txt", "masked", "ranks passages", "sentence_order or causal_lm",
+    ),
+    "a prompt without shots": (
+        "classify {}/lm {}/texts.csv --like {}/texts.csv --out {}/c.csv --prompt {text}", "--prompt", "add --shots",
+    ),
+    "draws and a seed without shots": (
+        "classify {}/lm {}/texts.csv --like {}/texts.csv --out {}/c.csv --draws 2 --seed 1", "--draws, --seed without",
+    ),
+    "a prompt without a label": (
+        "classify {}/lm {}/texts.csv --like {}/texts.csv --out {}/c.csv --shots 1 --prompt {text}",
+        "--prompt", "{label} once",
+    ),
+    "fewer shots than none": (
+        "classify {}/lm {}/texts.csv --like {}/texts.csv --out {}/c.csv --shots -1", "--shots -1", "0 or more shots",
+    ),
+    "more shots than examples": (
+        "classify {}/lm {}/texts.csv --like {}/texts.csv --out {}/c.csv --shots 3", "--shots 3", "2 labelled texts",
+    ),
+    "shots without labels": (
+        "classify {}/lm {}/texts.csv --like {}/some.txt --out {}/c.csv --shots 1", "--like", "some.txt has no labels",
+    ),
+    "shots of one label": (
+        "classify {}/lm {}/texts.csv --like {}/one_text_label.csv --out {}/c.csv --shots 1", "only the label 'good'",
+    ),
+    "shots for a masked model": (
+        "classify {}/masked {}/texts.csv --like {}/texts.csv --out {}/c.csv --shots 1", "masked", "generates text",
+    ),
+    "shots for pictures": (
+        "classify {}/lm {}/photos --like {}/texts.csv --out {}/c.csv --shots 1", "photos", "no column 'text'",
+    ),
     "export of no run": ("export {}/foreign {}/new", "foreign holds no run.json"),
     "export before a checkpoint": ("export {}/early {}/new", "early has no model", "selfsup resume"),
     "export to a full folder": ("export {}/run {}/foreign", "foreign is not empty", "another folder"),

@@ -13,7 +13,7 @@ from selfsup.data.facts import TextFacts
 from selfsup.data.tokenizer import train_tokenizer
 from selfsup.errors import UserError
 from selfsup.objectives import causal_lm
-from selfsup.ops.language import bits_per_byte, next_token_loss
+from selfsup.ops.language import bits_per_byte, token_loss
 from selfsup.predictors.generator import Generator
 from selfsup.text_encoder import TextEncoder
 from selfsup.text_network import Shape
@@ -87,10 +87,11 @@ def test_tokens_beyond_a_rows_length_count_nothing(objective: causal_lm.CausalLM
     assert torch.equal(objective(batch, DRAW)["loss"], objective(other, DRAW)["loss"])
 
 
-def test_next_token_loss_and_bits_per_byte() -> None:
-    logits = torch.tensor([[[0.0, math.log(3)], [5.0, 0.0]]])
-    nats, correct = next_token_loss(logits, torch.tensor([[1, 1]]), torch.tensor([[True, False]]))
-    assert nats.tolist() == [[pytest.approx(math.log(4 / 3)), 0.0]] and correct.tolist() == [[True, False]]
+def test_token_loss_and_bits_per_byte() -> None:
+    logits = torch.tensor([[0.0, math.log(3)], [5.0, 0.0]])
+    nats, correct = token_loss(logits, torch.tensor([1, 1]))
+    assert nats.tolist() == pytest.approx([math.log(4 / 3), math.log(math.exp(5) + 1)])
+    assert correct.tolist() == [True, False]
     assert bits_per_byte(8 * math.log(2), 2) == pytest.approx(4)
 
 

@@ -18,12 +18,13 @@ from transformers import AutoModelForCausalLM
 import selfsup
 from selfsup import cli
 from selfsup.data.samples import load_sample
-from selfsup.predict import generate
+from selfsup.predict import fill, generate
 from selfsup.predictors.generator import Generator
 
 pytestmark = pytest.mark.usefixtures("short_fits")
 
-VERBS = ("list", "show", "train", "resume", "eval", "doctor", "classify", "embed", "generate", "export")
+VERBS = ("list", "show", "train", "resume", "eval", "doctor", "classify", "embed")
+VERBS += ("generate", "fill", "continue", "export")
 PICTURES = "--pixels 16 --hidden 8 --output 8 --batch 16 --steps 4 --log-every 1"
 TEXT = "--tokenizer byte --context 16 --layers 1 --heads 2 --width 16 --batch 4 --steps 4"
 KEYS = {"task", "representation", "data", "split", "step", "layer", "labels", "metric", "mean", "chance", "seed"}
@@ -36,7 +37,7 @@ def train_pictures(root: Path, out: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a run of pictures, `pictures`, and one of text, `text`, and the `digits` that the first saw."""
+    """A folder with a run of pictures, `pictures`, and two of text, `text` and `masked`; the first saw the `digits`."""
     root = tmp_path_factory.mktemp("runs")
     images, labels = (load_sample("digits")["train"][column][:240] for column in ("image", "label"))
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
@@ -44,8 +45,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(image).save(root / "digits" / label / f"{number}.png")
     (root / "prose.txt").write_text("The quick brown fox jumps over the lazy dog. " * 80)
     assert cli.run(train_pictures(root, root / "pictures")) == 0
-    words = ["train", "causal_lm", "--data", f"{root}/prose.txt", "--out", f"{root}/text", *TEXT.split()]
-    assert cli.run(words) == 0
+    for name, out in (("causal_lm", "text"), ("masked_lm", "masked")):
+        words = ["train", name, "--data", f"{root}/prose.txt", "--out", f"{root}/{out}", *TEXT.split()]
+        assert cli.run(words) == 0
     return root
 
 
@@ -227,6 +229,15 @@ class TestGenerate:
         assert text(1) == text(1) != text(2)
         assert text(1).startswith("The quick") and len(text(1)) > 20
 
+    def test_flags_arrive(self, say, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What is left of the likeliest tokens, and line ends as a shell passes them on."""
+        first = ("generate", runs / "text", "The quick", "--tokens", 8)
+        greedy = say(*first, "--temperature", 0)
+        assert say(*first, "--top-p", 1e-6, "--top-k", 0) == greedy != say(*first, "--top-k", 0)
+        monkeypatch.setattr(Generator, "stream", lambda *_: iter(b"one\ntwo. three"))
+        assert say("generate", runs / "text", "--stop", "\\n", "##") == "one\n"
+        assert say("generate", runs / "text", "--stop", ".", "thr") == "one\ntwo\n"
+
     def test_pieces_join_to_whole_characters(self, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A character of several bytes comes when its last one has; half a one at the end never does."""
         whole = "né 狐 🦊!"
@@ -236,6 +247,33 @@ class TestGenerate:
 
         monkeypatch.setattr(Generator, "stream", stream)
         assert [piece for piece in generate(runs / "text") if piece] == list(whole)
+
+
+class TestFill:
+    def test_a_table_for_each_mask(self, say, runs: Path) -> None:
+        words = ("fill", runs / "masked", "[MASK]he q[MASK]ick", "--top-k", 3)
+        shown, lines = say(*words).splitlines(), [json.loads(line) for line in say(*words, "--json").splitlines()]
+        assert [line["mask"] for line in lines] == [1, 1, 1, 2, 2, 2]
+        assert shown[0] == "mask 1 of 2" and shown[4] == "mask 2 of 2" and len(shown) == 8
+        for line, text in zip(lines, shown[1:4] + shown[5:], strict=True):
+            chance, token = text.split(" %  ")
+            assert float(chance) == pytest.approx(100 * line["probability"], abs=0.06)
+            assert json.loads(token) == line["token"]
+        wanted = [guess for mask in fill(runs / "masked", "[MASK]he q[MASK]ick", 3) for guess in mask]
+        assert [(line["token"], line["probability"]) for line in lines] == [
+            (one.token, one.probability) for one in wanted
+        ]
+
+
+class TestContinue:
+    def test_best_first(self, say, runs: Path, tmp_path: Path) -> None:
+        """What stands in the text it learned from, above what does not; brackets are text."""
+        (tmp_path / "passages.txt").write_text("[b]#@~[/b]\n\n the lazy\n")
+        words = ("continue", runs / "text", "jumps over", "--candidates", tmp_path / "passages.txt")
+        lines = [json.loads(line) for line in say(*words, "--json").splitlines()]
+        assert [line["passage"] for line in lines] == ["the lazy", "[b]#@~[/b]"]
+        assert sum(line["probability"] for line in lines) == pytest.approx(1)
+        assert say(*words).splitlines() == [f"{100 * one['probability']:>6.1f} %  {one['passage']}" for one in lines]
 
 
 class TestExport:

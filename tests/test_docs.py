@@ -67,7 +67,17 @@ def test_readme_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     photos, labelled, book = readme_data(tmp_path)
     assert photos.exists() and labelled.exists() and book.exists()
     commands = readme_commands()
-    assert {words[0] for words in commands} >= {"train", "eval", "export", "generate", "embed", "resume", "list"}
+    assert {words[0] for words in commands} >= {
+        "train",
+        "eval",
+        "export",
+        "generate",
+        "fill",
+        "continue",
+        "embed",
+        "resume",
+        "list",
+    }
     for words in commands:
         assert run(words) == 0, " ".join(words)
 
@@ -84,7 +94,8 @@ def readme_data(folder: Path) -> tuple[Path, Path, Path]:
             pixels = generator.integers(0, 256, (20, 24, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / place / f"{number}.png")
     words = [" ".join(generator.choice(["the", "cat", "sat", "on", "a", "mat"], 12)) for _ in range(400)]
-    (folder / "book.txt").write_text("\n".join(words))
+    (folder / "book.txt").write_text(".\n".join(words))
+    (folder / "passages.txt").write_text("A mat sat on the cat.\nThe mat.\n")
     return folder / "photos", folder / "labelled", folder / "book.txt"
 
 

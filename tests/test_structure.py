@@ -23,10 +23,10 @@ LAYERS = [
     {"recipes", "objective", "construct", "prepare", "size"},
     {"objectives"},
     {"run", "runtime", "cost"},
-    {"exports", "eval", "predict", "classify", "search", "pictures", "report"},
+    {"exports", "eval", "predict", "embedding", "classify", "shots", "prompting", "search", "pictures", "report"},
     {"checks", "loop"},
     {"planning", "training", "audit", "compare", "mine"},
-    {"cli", "parse", "verbs", "__main__"},
+    {"cli", "parse", "verbs", "tables", "__main__"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 # These take an `Encoder`, so that any hub model can stand beside a run.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from selfsup.data.facts import ImageFacts
 from selfsup.data.pixels import probe_sizes
 from selfsup.data.source import GIVEN, Data, open_source
+from selfsup.embedding import encode_source, fresh_file
 from selfsup.encoder import Encoder, load_encoder
 from selfsup.errors import UserError
 from selfsup.eval.features import Features
@@ -18,7 +20,6 @@ from selfsup.eval.labelled import Labelled, open_labelled
 from selfsup.eval.linear import LinearProbe, fit_linear
 from selfsup.eval.probes import load_probe, save_probe
 from selfsup.image_encoder import ImageEncoder
-from selfsup.predict import encode_source, fresh_file
 from selfsup.prepare import columns_of, resolution_for
 from selfsup.progress import Progress
 from selfsup.recipes import ImageData, TextData
@@ -59,6 +60,30 @@ def _probe(encoder: Encoder, run: Run | None, labelled: Labelled) -> LinearProbe
     return probe
 
 
+def csv_file(out: str | os.PathLike) -> Path:
+    """The file to write, once it is known that it can be: said before the work, not after it.
+
+    Raises:
+        UserError: it cannot be written, or is no `.csv`.
+    """
+    file = Path(out)
+    if file.suffix != ".csv":
+        raise UserError(f"--out {file}: allowed is a file that ends in .csv")
+    check_writable(file)
+    return file
+
+
+def write_classes(
+    file: Path, names: Sequence[str], parts: Sequence[str], labels: Sequence[str | None], chances: Sequence[float]
+) -> None:
+    """Write `name`, `part`, `label` and `probability` of each row; without a label (None), the last two are empty."""
+    with fresh_file(file) as fresh, open(fresh, "w", newline="", encoding="utf-8") as target:
+        writer = csv.writer(target)
+        writer.writerow(["name", "part", "label", "probability"])
+        for name, part, label, chance in zip(names, parts, labels, chances, strict=True):
+            writer.writerow([name, part, *(("", "") if label is None else (label, f"{chance:.4f}"))])
+
+
 def classify(
     place: str | os.PathLike,
     data: Data,
@@ -82,11 +107,7 @@ def classify(
     Raises:
         UserError: examples without labels, data of another kind, or a file that cannot be written.
     """
-    file = Path(out)
-    if file.suffix != ".csv":
-        raise UserError(f"--out {file}: allowed is a file that ends in .csv")
-    check_writable(file)
-    progress = Progress(not quiet)
+    file, progress = csv_file(out), Progress(not quiet)
     run = Run(place) if (Path(place) / "run.json").exists() else None
     encoder = load_encoder(place).to(fastest_device())
     own = {meaning: name for meaning, name in columns_of(columns).items() if meaning != "label"}
@@ -96,10 +117,6 @@ def classify(
     found = encode_source(encoder, data, own, progress)
     chances, numbers = probe.logits(found.vectors).softmax(1).max(1)
     good = torch.isfinite(chances).tolist()
-    with fresh_file(file) as fresh, open(fresh, "w", newline="", encoding="utf-8") as target:
-        writer = csv.writer(target)
-        writer.writerow(["name", "part", "label", "probability"])
-        rows = zip(found.names, found.parts, numbers.tolist(), chances.tolist(), good, strict=True)
-        for name, part, number, chance, fine in rows:
-            writer.writerow([name, part, *((labelled.classes[number], f"{chance:.4f}") if fine else ("", ""))])
+    labels = [labelled.classes[number] if fine else None for number, fine in zip(numbers.tolist(), good, strict=True)]
+    write_classes(file, found.names, found.parts, labels, chances.tolist())
     return file

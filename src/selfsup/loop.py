@@ -109,6 +109,7 @@ class Training:
         """
         before = deepcopy(self.state())
         count = min(count, max(self.order.steps_per_epoch, skip + 1))
+        plan = replace(plan, stop=count)  # so that an objective that changes on the way is met in all its states
         ends = []
         for number, parts in enumerate(self.read(0, count)):
             self.step(number, parts, plan)

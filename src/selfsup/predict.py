@@ -1,49 +1,84 @@
-"""What a finished run is used for: continue a text, turn samples into vectors."""
+"""What a finished run is used for: continue a text, fill in words, rank passages."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from selfsup.data.part import Part, cell_name
-from selfsup.data.pixels import probe_sizes
-from selfsup.data.source import Data, open_source
-from selfsup.encoder import ABOUT, Encoder, load_encoder
+from selfsup.encoder import ABOUT
 from selfsup.errors import UserError
-from selfsup.eval.labelled import texts_of
-from selfsup.image_encoder import ImageEncoder
+from selfsup.predictors.filler import Filler, Guess
 from selfsup.predictors.generator import Generator
-from selfsup.prepare import open_part, resolution_for
-from selfsup.progress import Progress
-from selfsup.recipes import ImageData
-from selfsup.run import check_writable
+from selfsup.predictors.predictor import Kind, Loaded
+from selfsup.predictors.ranker import Ranker
 from selfsup.runtime import fastest_device
 
-EMBEDDINGS = (".npy", ".parquet")
+# What each predictor of text does, and the objectives that have it.
+USES: dict[Kind, tuple[str, str]] = {
+    "generate": ("generates text", "causal_lm"),
+    "fill": ("fills in words", "masked_lm or sentence_order"),
+    "order": ("ranks passages", "sentence_order"),
+}
 
 
-def load_generator(place: str | os.PathLike) -> Generator:
-    """The head of a language model, from a run or from a folder that it was exported to.
+def _folder_of(place: str | os.PathLike, kind: Kind) -> Path | None:
+    """Where a predictor lies: in a run, or the folder itself that it was exported to; None if it is not there."""
+    folder = Path(place)
+    inside = folder / "model" / kind if (folder / "run.json").exists() else folder
+    about = inside / ABOUT
+    found = about.exists() and json.loads(about.read_text()).get("predictor") == kind
+    return inside if found else None
+
+
+def load_predictor(place: str | os.PathLike, predictor: type[Loaded]) -> Loaded:
+    """A head with a use of its own, on the fastest device.
+
+    Args:
+        place: a run, or the folder that the head was exported to.
+        predictor: which one.
 
     Raises:
         UserError: there is none.
     """
-    folder = Path(place)
-    inside = folder / "model" / "generate" if (folder / "run.json").exists() else folder
-    about = inside / ABOUT
-    if not about.exists() or json.loads(about.read_text()).get("predictor") != Generator.kind:
+    folder = _folder_of(place, predictor.kind)
+    if folder is None:
+        use, objective = USES[predictor.kind]
         raise UserError(
-            f"{folder} holds nothing that generates text; a run of causal_lm does, after its first checkpoint"
+            f"{os.fspath(place)} holds nothing that {use}; a run of {objective} does, after its first checkpoint"
         )
-    return Generator.load(inside)
+    found = predictor.load(folder)
+    found.network.to(fastest_device())  # type: ignore[arg-type]
+    return found
+
+
+def _before_stop(pieces: Iterable[str], stop: tuple[str, ...]) -> Iterator[str]:
+    """Pieces of text up to the stop string that is complete first; what may be the beginning of one waits."""
+    waiting = ""
+    for piece in pieces:
+        waiting += piece
+        found = [(waiting.find(word) + len(word), waiting.find(word)) for word in stop if word in waiting]
+        if found:
+            yield waiting[: min(found)[1]]
+            return
+        begun = [size for word in stop for size in range(1, len(word)) if waiting.endswith(word[:size])]
+        sure = len(waiting) - max(begun, default=0)
+        yield waiting[:sure]
+        waiting = waiting[sure:]
+    yield waiting
+
+
+def _decoded(generator: Generator, tokens: Iterable[int]) -> Iterator[str]:
+    """The text of tokens, as far as each leaves it in whole characters."""
+    ids: list[int] = []
+    shown = ""
+    for token in tokens:
+        ids.append(token)
+        text = str(generator.tokenizer.decode(ids))
+        if not text.endswith("\N{REPLACEMENT CHARACTER}"):  # half a character: wait for its other bytes
+            yield text[len(shown) :]
+            shown = text
 
 
 def generate(
@@ -53,125 +88,98 @@ def generate(
     temperature: float = 0.8,
     top_k: int = 50,
     seed: int = 0,
+    top_p: float = 1.0,
+    stop: tuple[str, ...] = (),
 ) -> Iterator[str]:
     """Pieces of text that continue the prompt, as they come.
 
     Args:
-        place: a run of a language model.
+        place: a run of a language model, or an exported folder.
         prompt: what to continue.
         tokens: most tokens to make.
         temperature: 0 for the likeliest continuation, 1 for the model's own probabilities.
         top_k: candidates at each step; 0 for all.
         seed: of the choice among them.
+        top_p: of these candidates only the likeliest that have this probability together; 1 for all.
+        stop: the text ends before the first of these that it comes to.
+
+    Raises:
+        UserError: a number out of its range, an empty stop string, or nothing there that generates text.
     """
     if temperature < 0 or tokens < 1 or top_k < 0:
         raise UserError(
             f"--temperature {temperature} --tokens {tokens} --top-k {top_k}: none may be negative, tokens not 0"
         )
-    generator = load_generator(place)
-    generator.network.to(fastest_device())  # type: ignore[arg-type]
-    ids: list[int] = []
-    shown = ""
-    for token in generator.stream(prompt, tokens, temperature, top_k, seed):
-        ids.append(token)
-        text = str(generator.tokenizer.decode(ids))
-        if not text.endswith("\N{REPLACEMENT CHARACTER}"):  # half a character: wait for its other bytes
-            yield text[len(shown) :]
-            shown = text
+    if "" in stop:
+        raise UserError("--stop '': allowed is text that is not empty, such as --stop .")
+    generator = load_predictor(place, Generator)
+    made = generator.stream(prompt, tokens, temperature, top_k, seed, top_p)
+    yield from (piece for piece in _before_stop(_decoded(generator, made), stop) if piece)
 
 
-def _vectors(encoder: Encoder, part: Part, name: str, progress: Progress) -> Tensor:
-    """(N, D): a vector for each row of a part, not a number where there is nothing to encode."""
-    if isinstance(encoder, ImageEncoder):
-        resolution = resolution_for(encoder.about.size, probe_sizes(part.table))
-        store = open_part(part, resolution, ImageData(source=name), progress)
-        found = encoder.encode(store)
-        found[torch.from_numpy(store.good != np.arange(len(store)))] = torch.nan  # not the next good one's vector
-        return found
-    texts, broken = texts_of(part)
-    found = encoder.encode(texts)
-    found[sorted(broken)] = torch.nan
-    return found
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Vectors of all rows of a source, all parts in order.
-
-    Attributes:
-        vectors: (N, D); not a number where a row is empty or cannot be read, so that rows stay where they are.
-        names: file of each row, or its number.
-        parts: part of each row.
-    """
-
-    vectors: Tensor
-    names: list[str]
-    parts: list[str]
-
-
-def encode_source(encoder: Encoder, data: Data, columns: dict[str, str] | None, progress: Progress) -> Encoded:
-    """Encode everything that a source holds."""
-    source = open_source(data, columns)
-    source.require(encoder.kind)
-    vectors, names, parts = [], [], []
-    for name, part in source.parts.items():
-        vectors.append(_vectors(encoder, part, source.name, progress))
-        names += [cell_name(part.table, row) for row in range(len(part))]
-        parts += [name] * len(part)
-    return Encoded(torch.cat(vectors), names, parts)
-
-
-@contextmanager
-def fresh_file(file: Path) -> Iterator[Path]:
-    """A name to write to; what was written takes the place of `file` at the end, whole or not at all.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    fresh = file.with_name(file.name + ".new")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        yield fresh
-        os.replace(fresh, file)
-    except OSError as error:
-        if fresh.exists():
-            fresh.unlink()
-        raise UserError(f"cannot write {file}: {error.strerror}") from error
-
-
-def embed(
-    place: str | os.PathLike,
-    data: Data,
-    out: str | os.PathLike,
-    columns: dict[str, str] | None = None,
-    quiet: bool = False,
-) -> Path:
-    """Write one vector for each row of the data, all parts in order: `.npy`, or `.parquet` with names and parts.
-
-    What is empty or cannot be read gets a vector that is not a number, so that rows stay where they are.
+def fill(place: str | os.PathLike, text: str, top_k: int = 5) -> list[list[Guess]]:
+    """What may stand behind each mask of a text, likeliest first.
 
     Args:
-        place: a run, an exported folder, or a hub id.
-        data: what to embed.
-        out: file to write.
-        columns: meaning -> name of the user's column.
-        quiet: no progress on the terminal.
-    """
-    file = Path(out)
-    if file.suffix not in EMBEDDINGS:
-        raise UserError(f"--out {file}: allowed endings are {', '.join(EMBEDDINGS)}")
-    check_writable(file)
-    encoder, progress = load_encoder(place).to(fastest_device()), Progress(not quiet)
-    found = encode_source(encoder, data, columns, progress)
-    matrix = found.vectors.numpy()
-    with fresh_file(file) as fresh:
-        if file.suffix == ".npy":
-            with open(fresh, "wb") as target:
-                np.save(target, matrix)
-        else:
-            import pyarrow as pa
-            import pyarrow.parquet as pq
+        place: a run of a masked language model, or an exported folder.
+        text: with the mask of its tokenizer, such as [MASK], where a word is missing.
+        top_k: guesses for each mask.
 
-            flat = pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), matrix.shape[1])
-            pq.write_table(pa.table({"name": found.names, "part": found.parts, "vector": flat}), fresh)
-    return file
+    Raises:
+        UserError: no mask, a text too long, no guess asked for, or nothing there that fills in words.
+    """
+    if top_k < 1:
+        raise UserError(f"--top-k {top_k}: allowed is a number of guesses, 1 or more")
+    return load_predictor(place, Filler).fill(text, top_k)
+
+
+def continuations(place: str | os.PathLike, text: str, candidates: Sequence[str]) -> list[tuple[str, float]]:
+    """Which passage follows a text: all candidates, likeliest first, each with its probability among them.
+
+    A run that learned the order of passages scores each; a language model takes the mean log-likelihood of its tokens,
+    so that a longer passage is not thought less of. To a language model, a space stands between text and passage
+    where there is no white space.
+
+    Args:
+        place: a run of `sentence_order` or of a language model, or an exported folder.
+        text: what came before.
+        candidates: one passage or more.
+
+    Raises:
+        UserError: no candidates, an empty one, or nothing there that ranks passages.
+    """
+    if not candidates or not all(candidates):
+        raise UserError(f"{len(candidates)} candidates, {list(candidates).count('')} of them empty: give passages")
+    if _folder_of(place, Ranker.kind):
+        scores = load_predictor(place, Ranker).scores([text] * len(candidates), candidates)
+    elif _folder_of(place, Generator.kind):
+        open_end = bool(text) and not text[-1].isspace()
+        passages = [" " + passage if open_end and not passage[0].isspace() else passage for passage in candidates]
+        nats, count = load_predictor(place, Generator).log_likelihood([text] * len(candidates), passages)
+        scores = nats / count
+    else:
+        raise UserError(
+            f"{os.fspath(place)} holds nothing that ranks passages; a run of sentence_order or causal_lm does, "
+            "after its first checkpoint"
+        )
+    ranked = zip(candidates, scores.softmax(0).tolist(), strict=True)
+    return sorted(ranked, key=lambda pair: -pair[1])
+
+
+def passages_of(file: Path) -> list[str]:
+    """The passages in a text file, one a line.
+
+    Raises:
+        UserError: it cannot be read, or holds none.
+    """
+    allowed = "give a text file with one passage a line"
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise UserError(f"--candidates {file}: {error.strerror}; {allowed}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"--candidates {file}: not UTF-8 ({error.reason} at byte {error.start}); {allowed}") from error
+    found = [line.strip() for line in lines if line.strip()]
+    if not found:
+        raise UserError(f"--candidates {file}: there is no passage in it; {allowed}")
+    return found

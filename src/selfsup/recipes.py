@@ -96,7 +96,7 @@ class TextBackbone:
     """Attention heads, in place of the dial's."""
     width: Count | None = None
     """Width of the residual stream, in place of the dial's."""
-    share: bool = False
+    share: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """All blocks use the same weights: as deep, with a fraction of the weights (ALBERT)."""
     embedding: Count | None = None
     """Width of the table of tokens, which a matrix takes to the width of the network; the same when not given."""

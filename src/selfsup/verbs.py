@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 import tyro
 
@@ -17,48 +17,9 @@ Positional = tyro.conf.Positional
 Switch = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]  # off: nothing to say about it
 
 
-def _table(rows: list[dict[str, Any]]) -> None:
-    """Print results: a row for each task, metric and amount of labels, a column for each representation."""
-    from rich.console import Console
-    from rich.table import Table
-
-    names = list(dict.fromkeys(row["representation"] for row in rows))
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("task", "labels", "metric", *names, "chance", "data"):
-        table.add_column(heading, justify="right" if heading in (*names, "labels", "chance") else "left", no_wrap=True)
-    groups: dict[tuple[str, ...], dict[str, dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault((row["task"], _labels(row), row["metric"]), {})[row["representation"]] = row
-    for (task, labels, metric), group in groups.items():
-        first = next(iter(group.values()))
-        cells = [_number(group[name], metric) if name in group else "" for name in names]
-        chance = _number({"mean": first["chance"]}, metric)
-        table.add_row(task, labels, metric, *cells, chance, f"{first['data']} ({first['split']})")
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
-
-
-def _labels(row: dict[str, Any]) -> str:
-    """How many labels were seen: a share, or so many a class; nothing where none were."""
-    if "per_class" in row:
-        return f"{row['per_class']} a class"
-    return f"{100 * row['labels']:g} %" if row["labels"] else ""
-
-
-def _number(row: dict[str, Any], metric: str) -> str:
-    """Accuracies in percent, with their deviation over draws of labels; everything else with four figures."""
-    if "accuracy" not in metric:
-        return f"{row['mean']:.4g}"
-    deviation = f" ± {100 * row['sd_labels']:.1f}" if "sd_labels" in row else ""
-    return f"{100 * row['mean']:.1f}{deviation} %"
-
-
-def _show_results(rows: list[dict[str, Any]], json: bool) -> int:
-    if json:
-        print("\n".join(json_format.dumps(row) for row in rows))
-    else:
-        _table([row for row in rows if row["task"] != "verdict"])
-        print("".join(f"\n{row['text']}" for row in rows if row["task"] == "verdict"))
-    return 0
+def _typed(text: str) -> str:
+    """What a user typed, with line ends where a shell leaves a backslash and an n."""
+    return text.replace("\\n", "\n")
 
 
 def _until_stopped(work: Callable[[], object]) -> int:
@@ -99,7 +60,9 @@ def show(run: Positional[str], json: Switch = False) -> int:
     print(json_format.dumps(record, indent=2))
     scores = [line for line in found.lines("evals.jsonl") if line["task"] not in ("pretext", "health")]
     if scores and not json:
-        _show_results(scores, json=False)
+        from selfsup.tables import results_text
+
+        print(results_text(scores))
     return 0
 
 
@@ -137,6 +100,7 @@ def eval_(
     columns: tuple[str, ...] = (),
     labels: Annotated[tuple[str, ...], tyro.conf.arg(metavar="AMOUNT ...")] = ("1%", "10%", "100%"),
     fine_tune: Switch = False,
+    task: Literal["words-in-context"] | None = None,
     json: Switch = False,
 ) -> int:
     """Was it worth it? Scores of the run beside the untrained network and the raw input, and one sentence.
@@ -147,11 +111,15 @@ def eval_(
         columns: columns of the data by meaning, such as label=species.
         labels: how many the probes may see: 10% is a share, 5 is five a class.
         fine_tune: train the whole network with the labels too, beside the same from scratch; takes long.
+        task: words-in-context scores pairs of sentences instead, as .jsonl: word, sentence1, sentence2, label.
         json: print one JSON object a line.
     """
     from selfsup.eval.card import evaluate
+    from selfsup.tables import json_lines, results_text
 
-    return _show_results(evaluate(run, data, columns, labels, fine_tune), json)
+    rows = evaluate(run, data, columns, labels, fine_tune, task=task)
+    print(json_lines(rows) if json else results_text(rows))
+    return 0
 
 
 def doctor(run: Positional[Path], json: Switch = False) -> int:
@@ -164,10 +132,11 @@ def doctor(run: Positional[Path], json: Switch = False) -> int:
     from dataclasses import asdict
 
     from selfsup.eval.doctor import examine
+    from selfsup.tables import json_lines
 
     examined = examine(run)
     if json:
-        print("\n".join(json_format.dumps(asdict(finding)) for finding in examined.findings))
+        print(json_lines(map(asdict, examined.findings)))
         return 0
     for name, value in examined.vitals.items():
         print(f"{name:<28}{value:>12.4g}")
@@ -179,8 +148,18 @@ def doctor(run: Positional[Path], json: Switch = False) -> int:
     return 0
 
 
-def classify(run: Positional[str], data: Positional[str], like: str, out: Path, columns: tuple[str, ...] = ()) -> int:
-    """A class for each picture or text, learned from labelled examples; one CSV.
+def classify(  # noqa: PLR0913 - flags of one verb
+    run: Positional[str],
+    data: Positional[str],
+    like: str,
+    out: Path,
+    columns: tuple[str, ...] = (),
+    shots: int | None = None,
+    prompt: str | None = None,
+    draws: int | None = None,
+    seed: int | None = None,
+) -> int:
+    r"""A class for each picture or text, learned from labelled examples or by prompting; one CSV.
 
     Args:
         run: a run, an exported folder, or hf:ID.
@@ -188,10 +167,33 @@ def classify(run: Positional[str], data: Positional[str], like: str, out: Path, 
         like: labelled examples, one folder per class or a table with a label column.
         out: file to write, .csv.
         columns: columns of the examples by meaning, such as label=species.
+        shots: ask a language model, in place of a probe, with so many examples in each prompt; 0 shows none.
+        prompt: an example with the places of both, \n for the end of a line; {text}\nlabel: {label}\n\n if not given.
+        draws: how often to ask, with other examples; 5 if not given.
+        seed: of the choice of examples; 0 if not given.
     """
-    from selfsup.classify import classify as write_classes
+    if shots is None:
+        given = [
+            flag for flag, value in (("--prompt", prompt), ("--draws", draws), ("--seed", seed)) if value is not None
+        ]
+        if given:
+            raise UserError(f"{', '.join(given)} without --shots: add --shots N, the examples in a prompt, 0 for none")
+        from selfsup.classify import classify as write_classes
 
-    print(write_classes(run, data, like, out, columns))
+        print(write_classes(run, data, like, out, columns))
+        return 0
+    from selfsup.prompting import DRAWS, PROMPT, Prompting, prompt_classes
+
+    asked = Prompting(
+        shots=shots,
+        prompt=PROMPT if prompt is None else _typed(prompt),
+        draws=DRAWS if draws is None else draws,
+        seed=seed or 0,
+    )
+    file, found = prompt_classes(run, data, like, out, asked, columns)
+    print(file)
+    if found is not None:
+        print(found)
     return 0
 
 
@@ -204,7 +206,7 @@ def embed(run: Positional[str], data: str, out: Path, columns: tuple[str, ...] =
         out: file to write; .parquet holds the names too.
         columns: columns of the data by meaning, such as text=body.
     """
-    from selfsup.predict import embed as write_vectors
+    from selfsup.embedding import embed as write_vectors
     from selfsup.prepare import columns_of
 
     print(write_vectors(run, data, out, columns_of(columns)))
@@ -217,9 +219,11 @@ def generate(
     tokens: int = 200,
     temperature: float = 0.8,
     top_k: int = 50,
+    top_p: float = 1.0,
+    stop: Annotated[tuple[str, ...], tyro.conf.arg(metavar="STRING ...")] = (),
     seed: int = 0,
 ) -> int:
-    """Continue a text with a language model.
+    r"""Continue a text with a language model.
 
     Args:
         run: a run of a language model, or an exported folder.
@@ -227,15 +231,57 @@ def generate(
         tokens: most tokens to make.
         temperature: 0 for the likeliest text, 1 for the model's own probabilities.
         top_k: candidates at each token; 0 for all.
-        seed: of the choice among them.
+        top_p: of these only the likeliest that have this probability together; 1 for all.
+        stop: the text ends before the first of these that it comes to; \n is the end of a line.
+        seed: of the choice among the candidates.
     """
     from selfsup.predict import generate as pieces
 
     sys.stdout.write(prompt)
-    for piece in pieces(run, prompt, tokens, temperature, top_k, seed):
+    for piece in pieces(run, prompt, tokens, temperature, top_k, seed, top_p, tuple(map(_typed, stop))):
         sys.stdout.write(piece)
         sys.stdout.flush()
     print()
+    return 0
+
+
+def fill(run: Positional[str], text: Positional[str], top_k: int = 5, json: Switch = False) -> int:
+    """Guess the words behind the masks of a text with a masked language model.
+
+    Args:
+        run: a run of a masked language model, or an exported folder.
+        text: text with [MASK], or what its tokenizer calls it, where a word is missing.
+        top_k: guesses for each mask.
+        json: print one JSON object a line.
+    """
+    from selfsup.predict import fill as guesses
+    from selfsup.tables import chance_table, json_lines
+
+    masks = guesses(run, text, top_k)
+    for number, found in enumerate(masks, 1):
+        if json:
+            print(json_lines({"mask": number, "token": one.token, "probability": one.probability} for one in found))
+        else:
+            rows = [(json_format.dumps(one.token, ensure_ascii=False), one.probability) for one in found]
+            print(f"mask {number} of {len(masks)}\n{chance_table(rows)}")
+    return 0
+
+
+def continue_(run: Positional[str], text: Positional[str], candidates: Path, json: Switch = False) -> int:
+    """Rank passages by how well they continue a text.
+
+    Args:
+        run: a run of sentence_order or of a language model, or an exported folder.
+        text: what came before.
+        candidates: text file with one passage a line.
+        json: print one JSON object a line.
+    """
+    from selfsup.predict import continuations, passages_of
+    from selfsup.tables import chance_table, json_lines
+
+    ranked = continuations(run, text, passages_of(candidates))
+    rows = ({"probability": chance, "passage": passage} for passage, chance in ranked)
+    print(json_lines(rows) if json else chance_table(ranked))
     return 0
 
 

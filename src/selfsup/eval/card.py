@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 from selfsup.data.facts import ImageFacts
 from selfsup.data.pixels import PixelStore
@@ -16,10 +17,12 @@ from selfsup.eval.few_labels import LEVELS, Level
 from selfsup.eval.fine_tune import fine_tuned
 from selfsup.eval.labelled import Labelled, open_labelled, open_source_of
 from selfsup.eval.language import evaluate_language
+from selfsup.eval.order import evaluate_order
 from selfsup.eval.pictures import evaluate_unlabelled
 from selfsup.eval.probes import answers, lines, representations, save_probe, score, usable
 from selfsup.eval.result import Result, result
 from selfsup.eval.verdict import Gain, gains, sentence
+from selfsup.eval.words_in_context import evaluate_words_in_context
 from selfsup.prepare import Prepared, open_part, prepare
 from selfsup.progress import Progress
 from selfsup.recipes import ImageData, TextData
@@ -33,11 +36,12 @@ def evaluate(
     labels: Sequence[str] = LEVELS,
     fine_tune: bool = False,
     quiet: bool = False,
+    task: Literal["words-in-context"] | None = None,
 ) -> list[Result]:
     """Score a run, append the results to its `evals.jsonl`, and return them; the last one is the verdict.
 
     With labels: kNN and linear probes of the run, its untrained network, the raw input, and its start where it was
-    given weights. Without: finding pictures by another view, or the language model's own scores.
+    given weights. Without: finding pictures by another view, or what the heads of a text run are worth.
 
     Args:
         folder: the run.
@@ -46,6 +50,8 @@ def evaluate(
         labels: amounts of labels for the probes: `10%` is a share, `5` is five a class.
         fine_tune: also train the whole network with these labels, beside the same from scratch.
         quiet: no progress on the terminal.
+        task: in place of all this. `words-in-context`: whether the vector of a word tells its senses apart; `data` is
+            pairs of sentences, see `open_word_pairs`.
 
     Raises:
         UserError: no such run, no model in it yet, or data that nothing can be scored on.
@@ -53,8 +59,27 @@ def evaluate(
     run = Run(folder)
     if not run.step:
         raise UserError(f"{folder} has no checkpoint yet; go on with selfsup resume {folder}")
-    levels = [Level.parse(text) for text in dict.fromkeys(labels)]
-    progress, recipe, facts = Progress(not quiet), run.recipe, run.facts
+    progress = Progress(not quiet)
+    if task and (columns or fine_tune):
+        raise UserError(f"--task {task} takes neither --columns nor --fine-tune: its data has fields of its own")
+    if task:
+        results, found = evaluate_words_in_context(run, data, progress)
+    else:
+        levels = [Level.parse(text) for text in dict.fromkeys(labels)]
+        results, found = _card(run, data, columns, levels, fine_tune, progress)
+    worth, said = sentence(found)
+    verdict = result(run, "verdict", "run", "worth it", float(worth), 0.0, results[0]["data"], results[-1]["split"])
+    results.append({**verdict, "text": said})
+    for line in results:
+        run.log("evals.jsonl", line)
+    return results
+
+
+def _card(
+    run: Run, data: Data | None, columns: tuple[str, ...], levels: list[Level], fine_tune: bool, progress: Progress
+) -> tuple[list[Result], list[Gain]]:
+    """What the data allows to score: with its labels, or without any."""
+    recipe, facts = run.recipe, run.facts
     own = replace(recipe.data, columns=columns or recipe.data.columns)
     name = own.source if data is None else str(data) if isinstance(data, str | os.PathLike) else GIVEN
     settings = own if data is None else replace(own, source=name, columns=columns)
@@ -70,14 +95,14 @@ def evaluate(
         store, split = _pictures(run, settings, data, resolution, progress)
         results, found = evaluate_unlabelled(run, store, name, split, progress)
     if isinstance(settings, TextData) and (labelled is None or data is None):
-        spoken, gained = evaluate_language(run, *_texts(run, settings, data, progress), name, progress)
-        results, found = results + spoken, found + gained
-    worth, said = sentence(found)
-    verdict = result(run, "verdict", "run", "worth it", float(worth), 0.0, name, results[-1]["split"])
-    results.append({**verdict, "text": said})
-    for line in results:
-        run.log("evals.jsonl", line)
-    return results
+        kinds = {predictor.kind for predictor in run.untrained().predictors()}
+        judge = evaluate_order if "order" in kinds else evaluate_language if kinds & {"generate", "fill"} else None
+        if judge:
+            spoken, gained = judge(run, *_texts(run, settings, data, progress), name, progress)
+            results, found = results + spoken, found + gained
+    if not results:
+        raise UserError(f"{name} has no labels, and a run of {recipe.objective} is scored with some; name such --data")
+    return results, found
 
 
 def _with_labels(

@@ -176,13 +176,39 @@ class NGram:
         for start in range(0, targets, step):
             text = _checked(tokens[start : start + step + 1], self.vocabulary)
             part = slice(start, start + len(text) - 1)
-            nats[part], correct[part] = self._score(text, window)
+            nats[part], correct[part] = self._score(text, np.arange(len(text) - 1) % window + 1)
         return nats, correct
 
-    def _score(self, text: NDArray[np.int64], window: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Score whole windows; `text` is int64, (n,)."""
+    def score_rows(self, tokens: NDArray, length: NDArray) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Score all tokens of rows, each from those before it in its row, the first from nothing.
+
+        Args:
+            tokens: (N, L) integers in [0, vocabulary).
+            length: (N,) how many of a row count.
+
+        Returns:
+            Negative log-probabilities in nats (N, L), zero beyond a row's length, and `correct` as of `score` (N, L).
+
+        Raises:
+            UserError: a token outside of the vocabulary.
+        """
+        width = tokens.shape[1]
+        inside = np.arange(width) < length[:, None]
+        nats, correct = np.zeros(tokens.shape), np.zeros(tokens.shape, bool)
+        step = max(BLOCK // max(width, 1), 1)
+        for start in range(0, len(tokens), step):
+            part = slice(start, start + step)
+            row, place = np.nonzero(inside[part])
+            # Some token has to stand before the first one; it is not looked at.
+            text = np.concatenate([[0], _checked(tokens[part][row, place], self.vocabulary)])
+            nats[part][row, place], correct[part][row, place] = self._score(text, place)
+        return nats, correct
+
+    def _score(
+        self, text: NDArray[np.int64], before: NDArray[np.intp]
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Score text[1:], (n,) int64, each from at most so many tokens `before` it, (n - 1,)."""
         target = text[1:]
-        before = np.arange(len(target)) % window + 1  # tokens of the window that stand before the target
         logs = np.full(len(target), -np.log(self.vocabulary))
         guess = np.zeros(len(target), np.int64)
         ending = np.zeros(len(text), np.int64)  # index of the gram of order m - 1 that ends at each token, -1: unseen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -21,14 +22,39 @@ STRENGTHS = (0.1, 1.0, 10.0, 100.0)  # of the fit, inverse to the penalty
 BLOCK = 1024
 
 
+def weighted_words(longest: int) -> TfidfVectorizer:
+    """What turns texts into counts of words, and of runs of up to `longest` words, weighted by rarity; of length 1."""
+    # Any run of letters is a word, also one letter long: Chinese and code have those.
+    return TfidfVectorizer(sublinear_tf=True, ngram_range=(1, longest), token_pattern=r"(?u)\w+|[^\w\s]")
+
+
+def rare_words(past: Sequence[str], others: Sequence[str]) -> TfidfVectorizer:
+    """What turns texts into counts of words weighted by their rarity in past texts; words of others only are rarest."""
+    found = weighted_words(1)
+    split = found.build_analyzer()
+    words = {word for text in (*past, *others) for word in split(text)}
+    return found.set_params(vocabulary=sorted(words)).fit(past)
+
+
+def cosines(words: TfidfVectorizer, first: Sequence[str], second: Sequence[str]) -> np.ndarray:
+    """(N,) cosine of the weighted words of two texts each."""
+    return np.asarray(words.transform(first).multiply(words.transform(second)).sum(1))[:, 0]
+
+
+def logistic(x: csr_matrix, labels: np.ndarray, strength: float, intercept: bool = True) -> LogisticRegression:
+    """Logistic regression on sparse rows."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a hundred steps are enough to score
+        return LogisticRegression(C=strength, fit_intercept=intercept).fit(x, labels)
+
+
 class TfIdf(Representation):
     """Words and pairs of words weighted by rarity; logistic regression and kNN on them."""
 
     def __init__(self, labelled: Labelled) -> None:
         """Count the words of the part to fit on; its labels are not looked at."""
         assert isinstance(labelled.train, list) and isinstance(labelled.test, list)
-        # Any run of letters is a word, also one letter long: Chinese and code have those.
-        vectorizer = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), token_pattern=r"(?u)\w+|[^\w\s]")
+        vectorizer = weighted_words(2)
         self.train: csr_matrix = vectorizer.fit_transform(labelled.train)  # (N, V) sparse, rows of unit length
         self.test: csr_matrix = vectorizer.transform(labelled.test)
         self.labels, self.classes = labelled.labels, len(labelled.classes)
@@ -50,17 +76,11 @@ class TfIdf(Representation):
         x, labels = self.train[rows.numpy()], self.labels[rows].numpy()
         held_out = held_out_rows(self.labels[rows], torch.Generator().manual_seed(seed)).numpy()
         if len(np.unique(labels[~held_out])) > 1:
-            fits = [self._fit(x[~held_out], labels[~held_out], strength) for strength in STRENGTHS]
+            fits = [logistic(x[~held_out], labels[~held_out], strength) for strength in STRENGTHS]
             scores = [fit.score(x[held_out], labels[held_out]) for fit in fits]
             self.strength = STRENGTHS[int(np.argmax(scores))]
 
     def linear(self, rows: Tensor, seed: int) -> Tensor:
         """See `Representation`."""
-        fit = self._fit(self.train[rows.numpy()], self.labels[rows].numpy(), self.strength)
+        fit = logistic(self.train[rows.numpy()], self.labels[rows].numpy(), self.strength)
         return torch.from_numpy(fit.predict(self.test)).long()
-
-    @staticmethod
-    def _fit(x: csr_matrix, labels: np.ndarray, strength: float) -> LogisticRegression:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # a hundred steps are enough to score
-            return LogisticRegression(C=strength).fit(x, labels)

@@ -7,24 +7,37 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from selfsup.ops.language import token_loss
+
+LOGITS = 1 << 26  # most logits at once: 256 MB, and as much again for their gradient
+
+
+class _Output(BaseModelOutputWithPooling):
+    """States, and nothing of all else that the head of some network would pass on, such as a cache."""
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
 
 
 class _Given(nn.Module):
     """Stands where a network's forward was: gives an output that was computed before."""
 
-    def __init__(self, output: BaseModelOutputWithPooling) -> None:
+    def __init__(self, output: _Output) -> None:
         super().__init__()
         self.output = output
 
-    def forward(self, *inputs: object, **settings: object) -> BaseModelOutputWithPooling:
+    def forward(self, *inputs: object, **settings: object) -> _Output:
         """The output, whatever is asked."""
         return self.output
 
 
 @contextmanager
-def _answering(body: nn.Module, output: BaseModelOutputWithPooling) -> Iterator[None]:
+def _answering(body: nn.Module, output: _Output) -> Iterator[None]:
     body.forward = _Given(output).forward  # on the instance, before that of its class
     try:
         yield
@@ -47,5 +60,33 @@ def head_on(network: PreTrainedModel, states: Tensor, pooled: Tensor | None = No
         (B, T, V), or (B, labels) from a head for sequences.
     """
     ids = torch.zeros(states.shape[:2], dtype=torch.int64, device=states.device)
-    with _answering(network.base_model, BaseModelOutputWithPooling(last_hidden_state=states, pooler_output=pooled)):
+    with _answering(network.base_model, _Output(last_hidden_state=states, pooler_output=pooled)):
         return network(input_ids=ids).logits
+
+
+def token_losses(network: PreTrainedModel, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of tokens in nats, and whether each was the likeliest, from the states that tell them.
+
+    Where there would be more than `LOGITS` logits, they are made block by block, and again in the backward pass, so
+    that one block is in memory at a time.
+
+    Args:
+        network: with its head for causal or masked language.
+        states: (M, D) last hidden states.
+        targets: (M,) ids.
+
+    Returns:
+        (M,) at least float32, and (M,) bool.
+    """
+
+    def block(some: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        return token_loss(head_on(network, some[None])[0], wanted)
+
+    size = max(LOGITS // int(network.config.vocab_size), 1)
+    if len(states) <= size:
+        return block(states, targets)
+    parts = [
+        checkpoint(block, some, wanted, use_reentrant=False)
+        for some, wanted in zip(states.split(size), targets.split(size), strict=True)
+    ]
+    return torch.cat([nats for nats, _ in parts]), torch.cat([correct for _, correct in parts])  # type: ignore[misc]

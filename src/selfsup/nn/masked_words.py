@@ -7,14 +7,12 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from selfsup.data.draw import Draw
 from selfsup.data.words import Words
 from selfsup.errors import UserError
-from selfsup.nn.head import head_on
 from selfsup.ops.masking import choose_units
-from selfsup.ops.precision import at_least_float32
 
 Unit = Literal["token", "word", "span"]
 SPAN = 3.8  # mean length of a span: SpanBERT's (Joshi et al. 2020, section 3.1), whose lengths are geometric too
@@ -65,18 +63,3 @@ class MaskedWords(nn.Module):
         other = self.ordinary[draw.integers("other", len(self.ordinary), width)]
         changed = torch.where(kind < MASK, self.mask, torch.where(kind < MASK + RANDOM, other, tokens))
         return torch.where(hidden, changed, tokens), hidden
-
-
-def masked_word_loss(network: PreTrainedModel, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of hidden tokens in nats, and whether the likeliest token was right; logits of these only.
-
-    Args:
-        network: with its head for masked words.
-        states: (M, D) last hidden states at the hidden places.
-        targets: (M,) the tokens that were there.
-
-    Returns:
-        (M,) at least float32, and (M,) bool.
-    """
-    logits = at_least_float32(head_on(network, states[None])[0])  # (M, V)
-    return F.cross_entropy(logits, targets, reduction="none"), logits.argmax(-1) == targets

@@ -3,7 +3,8 @@
 Radford et al. 2018, 2019 ("GPT", "GPT-2"): text hides its own continuation; a transformer whose attention looks only
 backward gives each next token a probability, and the loss is its cross-entropy, averaged over all tokens.
 
-Batch keys: `tokens` (B, T + 1) ids, `tokens_length` (B,). Views: `input`, `target` (B, T), `counted` (B, T) bool.
+Batch keys: `tokens` (B, T + 1) ids, `tokens_length` (B,). Views: `input`, `target`, `counted` (bool), each (B, T), or
+(B, T / W, W) while training looks at shorter windows of W tokens, which cost less (`--context-start`).
 Exported: the encoder `text` (mean of the last hidden states) and the predictor `generate`
 (`AutoModelForCausalLM` with its tokenizer).
 Differs from GPT-2: Muon for the hidden matrices, no dropout by default, beta_2 0.95 and warm-up by share of the run,
@@ -22,11 +23,13 @@ from torch import Tensor
 from selfsup.data.facts import TextFacts
 from selfsup.data.text import WindowReader
 from selfsup.data.tokens import TokenStore
+from selfsup.nn.head import token_losses
 from selfsup.objective import Batch, Draw, Losses, Need, Objective
-from selfsup.ops.language import next_token_loss
 from selfsup.predictors.generator import Generator
 from selfsup.recipes import STRICT, Budget, Count, Optimizer, Recipe, TextBackbone, TextData
 from selfsup.text_encoder import TextEncoder
+
+GROWN = 0.5  # share of the steps after which windows are whole
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -35,6 +38,15 @@ class Config:
 
     context: Count = 128
     """Tokens in a window: how far back a prediction can look."""
+    context_start: Count | None = None
+    """Tokens in a window when training begins; it doubles until it is the whole window at half of the steps."""
+
+    def __post_init__(self) -> None:
+        """Refuse a window that doubling does not lead to."""
+        start = self.context_start or self.context
+        if self.context % start or (self.context // start).bit_count() != 1:
+            allowed = ", ".join(str(self.context >> k) for k in range(1, 5) if not self.context % (1 << k))
+            raise ValueError(f"--context-start {start}: allowed are halves of --context {self.context}: {allowed}")
 
 
 def backbones(config: Config, facts: TextFacts) -> dict[str, Need]:
@@ -57,21 +69,35 @@ class CausalLM(Objective):
         self.config, self.facts = config, facts
         self.encoder = encoder
         self.network = encoder.model
+        self.window: Tensor  # tokens that training looks at together now
+        self.register_buffer("window", torch.tensor(config.context_start or config.context))
+
+    def after_step(self, progress: float) -> None:
+        """The window doubles at equal intervals, the last time at half of the steps."""
+        start = self.config.context_start or self.config.context
+        doublings = (self.config.context // start).bit_length() - 1
+        self.window.fill_(start << min(int(progress / GROWN * doublings), doublings))
 
     def views(self, batch: Batch, draw: Draw) -> Batch:
         """`input` and `target` (B, T), one token apart, and which targets there are."""
         tokens = batch["tokens"]
         place = torch.arange(tokens.shape[1] - 1, device=tokens.device)
         counted = place < batch["tokens_length"][:, None] - 1
-        return {"input": tokens[:, :-1], "target": tokens[:, 1:], "counted": counted}
+        found = {"input": tokens[:, :-1], "target": tokens[:, 1:], "counted": counted}
+        window = int(self.window) if self.training else self.config.context
+        if window == self.config.context:
+            return found
+        return {name: value.unflatten(1, (-1, window)) for name, value in found.items()}
 
     def forward(self, batch: Batch, draw: Draw, views: Batch | None = None) -> Losses:
         """Mean cross-entropy of the next tokens, in nats."""
         shown = views or self.views(batch, draw)
-        logits: Tensor = self.network(input_ids=shown["input"], use_cache=False).logits  # (B, T, V)
-        nats, correct = next_token_loss(logits, shown["target"], shown["counted"])
-        count = shown["counted"].sum()
-        per_row = shown["counted"].sum(1).clamp(min=1)
+        windows = shown["input"].flatten(0, -2)  # (N, W)
+        states = self.network.base_model(input_ids=windows, use_cache=False).last_hidden_state  # (N, W, D)
+        nats, correct = token_losses(self.network, states.flatten(0, 1), shown["target"].flatten())
+        counted = shown["counted"].flatten(1)  # (B, T)
+        nats, correct = nats.view(counted.shape) * counted, correct.view(counted.shape) & counted
+        count, per_row = counted.sum(), counted.sum(1).clamp(min=1)
         return {
             "loss": nats.sum() / count,
             "count": count,

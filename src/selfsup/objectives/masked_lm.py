@@ -25,7 +25,8 @@ from selfsup.data.text import TextReader, WindowReader, windows_or_texts
 from selfsup.data.tokenizer import Template
 from selfsup.data.tokens import TokenStore
 from selfsup.errors import UserError
-from selfsup.nn.masked_words import MaskedWords, Unit, masked_word_loss
+from selfsup.nn.head import token_losses
+from selfsup.nn.masked_words import MaskedWords, Unit
 from selfsup.nn.ragged import marked, passes
 from selfsup.objective import Batch, Draw, Losses, Need, Objective
 from selfsup.predictors.filler import Filler
@@ -96,7 +97,7 @@ class MaskedLM(Objective):
             states.append(last[hidden])
             targets.append(shown["target"][rows, :width][hidden])
             owners.append(rows[:, None].expand_as(hidden)[hidden])
-        nats, correct = masked_word_loss(self.network, torch.cat(states), torch.cat(targets))  # (M,)
+        nats, correct = token_losses(self.network, torch.cat(states), torch.cat(targets))  # (M,)
         count, per_row = shown["counted"].sum().clamp(min=1), shown["counted"].sum(1).clamp(min=1)
         of_row = nats.new_zeros(len(per_row)).index_add(0, torch.cat(owners), nats)
         return {

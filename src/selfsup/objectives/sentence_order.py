@@ -32,8 +32,8 @@ from selfsup.data.segments import SegmentReader
 from selfsup.data.tokenizer import Template
 from selfsup.data.tokens import TokenStore
 from selfsup.errors import UserError
-from selfsup.nn.head import head_on
-from selfsup.nn.masked_words import MaskedWords, Unit, masked_word_loss
+from selfsup.nn.head import head_on, token_losses
+from selfsup.nn.masked_words import MaskedWords, Unit
 from selfsup.nn.ragged import marked, passes
 from selfsup.objective import Batch, Draw, Losses, Need, Objective
 from selfsup.ops.language import ranking_loss
@@ -122,7 +122,7 @@ class SentenceOrder(Objective):
             owners.append((some[:, None] // count).expand_as(hidden)[hidden])
         score = torch.cat(scores)[torch.cat(order).argsort()].view(rows, count)
         ranking = ranking_loss(score)  # (B,)
-        nats, correct = masked_word_loss(self.network, torch.cat(states), torch.cat(targets))  # (M,)
+        nats, correct = token_losses(self.network, torch.cat(states), torch.cat(targets))  # (M,)
         owner, per_row = torch.cat(owners), shown["counted"].sum((1, 2)).clamp(min=1)
         words = nats.new_zeros(rows).index_add(0, owner, nats) / per_row  # (B,)
         right = nats.new_zeros(rows).index_add(0, owner, correct.to(nats)) / per_row

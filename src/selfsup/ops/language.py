@@ -10,20 +10,17 @@ from torch import Tensor
 from selfsup.ops.precision import at_least_float32
 
 
-def next_token_loss(logits: Tensor, targets: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of each next token in nats, and whether it was the likeliest.
+def token_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of tokens in nats, and whether each was the likeliest.
 
     Args:
-        logits: (B, T, V).
-        targets: (B, T) ids.
-        counted: (B, T) bool, false where there is no target.
+        logits: (M, V).
+        targets: (M,) ids.
 
     Returns:
-        (B, T) float32 or, for float64 logits, float64, zero where not counted, and (B, T) bool.
+        (M,) float32 or, for float64 logits, float64, and (M,) bool.
     """
-    flat = at_least_float32(logits).flatten(0, 1)
-    nats = F.cross_entropy(flat, targets.flatten(), reduction="none").view(targets.shape)
-    return nats * counted, (logits.argmax(-1) == targets) & counted
+    return F.cross_entropy(at_least_float32(logits), targets, reduction="none"), logits.argmax(-1) == targets
 
 
 def bits_per_byte(nats: float, bytes_: int) -> float:

@@ -1,0 +1,62 @@
+"""Results as text for people."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def json_lines(rows: Iterable[dict[str, Any]]) -> str:
+    """One JSON object a line."""
+    return "\n".join(json.dumps(row) for row in rows)
+
+
+def results_text(rows: Sequence[dict[str, Any]]) -> str:
+    """The table of results, and below it the verdicts."""
+    table = _results_table([row for row in rows if row["task"] != "verdict"])
+    return table + "".join(f"\n{row['text']}" for row in rows if row["task"] == "verdict")
+
+
+def _results_table(rows: list[dict[str, Any]]) -> str:
+    """A row for each task, metric and amount of labels, a column for each representation."""
+    names = list(dict.fromkeys(row["representation"] for row in rows))
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("task", "labels", "metric", *names, "chance", "data"):
+        table.add_column(heading, justify="right" if heading in (*names, "labels", "chance") else "left", no_wrap=True)
+    groups: dict[tuple[str, ...], dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["task"], _labels(row), row["metric"]), {})[row["representation"]] = row
+    for (task, labels, metric), group in groups.items():
+        first = next(iter(group.values()))
+        cells = [_number(group[name], metric) if name in group else "" for name in names]
+        chance = _number({"mean": first["chance"]}, metric)
+        table.add_row(task, labels, metric, *cells, chance, f"{first['data']} ({first['split']})")
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get()
+
+
+def _labels(row: dict[str, Any]) -> str:
+    """How many labels were seen: a share, or so many a class; nothing where none were."""
+    if "per_class" in row:
+        return f"{row['per_class']} a class"
+    return f"{100 * row['labels']:g} %" if row["labels"] else ""
+
+
+def _number(row: dict[str, Any], metric: str) -> str:
+    """Accuracies in percent, with their deviation over draws of labels; everything else with four figures."""
+    if "accuracy" not in metric:
+        return f"{row['mean']:.4g}"
+    deviation = f" ± {100 * row['sd_labels']:.1f}" if "sd_labels" in row else ""
+    return f"{100 * row['mean']:.1f}{deviation} %"
+
+
+def chance_table(rows: Sequence[tuple[str, float]]) -> str:
+    """Texts, each behind its probability in percent."""
+    return "\n".join(f"{100 * chance:>6.1f} %  {text}" for text, chance in rows)

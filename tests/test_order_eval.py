@@ -1,0 +1,167 @@
+"""Order of passages: a ranker that knows the truth, one that knows nothing, and bags of words where they tell it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import selfsup
+from selfsup.data.segments import SegmentReader
+from selfsup.eval import order
+from selfsup.eval.order import Bags, Questions, passages, strangers, wins
+from selfsup.objective import load_objective
+from selfsup.prepare import prepare
+from selfsup.progress import Progress
+from selfsup.run import Run
+from selfsup.training import train
+
+SHAPE = {"tokenizer": "byte", "layers": 1, "heads": 2, "width": 16, "batch": 8, "steps": 4, "context": 64}
+
+
+def document(number: int, sentences: int) -> str:
+    """Sentences that name their document, their place in it, and how far the story has come; a segment each."""
+    stages = ("dawn", "noon", "dusk", "dark")  # all that a story that was never seen shares with others
+    return " ".join(
+        f"In d{number:03} {stages[k * 4 // sentences]} s{100 * number + k:05} so." for k in range(sentences)
+    )
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of stories; the last ones are too short to choose from."""
+    folder = tmp_path_factory.mktemp("stories")
+    for part, numbers in (("train", range(100)), ("valid", range(100, 130))):
+        rows = [{"text": document(number, 12 if number % 10 else 3)} for number in numbers]
+        (folder / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    recipe = selfsup.recipe("sentence_order", data=texts, **SHAPE)
+    return train(recipe, tmp_path_factory.mktemp("order") / "run", quiet=True)
+
+
+@pytest.fixture(scope="module")
+def readers(run: Run) -> tuple[SegmentReader, SegmentReader]:
+    prepared = prepare(run.data, None, False, Progress(False))
+    module = load_objective("sentence_order")
+    return tuple(module.reader(run.recipe.config, store) for store in (prepared.train, prepared.held_out))
+
+
+def place(text: str) -> tuple[int, int]:
+    """Document and sentence that a passage is."""
+    ((number, sentence),) = re.findall(r"d(\d+) \w+ s(\d+)", text)
+    return int(number), int(sentence)
+
+
+def truth(first: Sequence[str], second: Sequence[str]) -> torch.Tensor:
+    """The nearer the second passage behind the first, the higher; elsewhere it is farther than anything."""
+    places = [(*place(one), *place(other)) for one, other in zip(first, second, strict=True)]
+    return torch.tensor([float(one - two) if same == of and two > one else -1e3 for same, one, of, two in places])
+
+
+def test_wins_and_ties() -> None:
+    scores = torch.tensor([[2.0, 1, 0, 1], [1, 1, 0, 0], [0, 1, 2, 3], [4, 4, 4, 4], [torch.nan, 1, 2, 3]])
+    assert wins(scores).tolist() == [1, 0.5, 0, 0.25, 0]
+    assert wins(scores[:, :2]).tolist() == [1, 0.5, 0, 0.5, 0]
+
+
+def test_passages_are_those_that_are_asked_for(readers: tuple[SegmentReader, SegmentReader]) -> None:
+    questions = Questions.of(readers[1])
+    assert len(questions.first) == len(questions.second) == len(questions.foreign) == len(readers[1]) == 27 * 11 + 3 * 2
+    for first, second, foreign in zip(questions.first, questions.second, questions.foreign, strict=True):
+        number, sentence = place(first)
+        assert place(second) == (number, sentence + 1) and place(foreign) not in (place(first), place(second))
+    assert Questions.of(readers[1]) == questions
+
+
+def test_strangers_are_of_the_same_document_and_no_neighbors(readers: tuple[SegmentReader, SegmentReader]) -> None:
+    reader = readers[1]
+    first, others = strangers(reader)
+    assert len(first) == 27 * 11  # none of the short ones
+    assert ((others >= reader.low[first][:, None]) & (others < reader.high[first][:, None])).all()
+    gap = others - first[:, None]
+    assert not np.isin(gap, (-1, 0, 1, 2)).any() and set(np.unique(gap)) >= {-9, -2, 3, 9}
+    assert all(len(set(row)) == 3 for row in others.tolist())
+
+
+def test_who_knows_the_truth_is_always_right(readers: tuple[SegmentReader, SegmentReader]) -> None:
+    answers = Questions.of(readers[1]).answers(truth)
+    assert {name: float(right.mean()) for name, right in answers.items()} == {"order": 1, "next": 1, "continue": 1}
+    backward = Questions.of(readers[1]).answers(lambda first, second: truth(second, first))
+    assert float(backward["order"].mean()) == 0
+    nothing = Questions.of(readers[1]).answers(lambda first, second: torch.zeros(len(first)))
+    assert {name: float(right.mean()) for name, right in nothing.items()} == {
+        "order": 0.5,
+        "next": 0.5,
+        "continue": 0.25,
+    }
+
+
+def test_bags_of_words_tell_what_words_give_away(readers: tuple[SegmentReader, SegmentReader]) -> None:
+    """How far a story has come, and which story it is; both on stories that were never seen."""
+    questions, bags = Questions.of(readers[1]), Bags.of(readers[0], Questions.of(readers[1]))
+    assert len(passages(readers[0], readers[0].rows[:5])) == 5
+    before = questions.answers(bags.before)["order"]
+    turns = [one.split()[2] != other.split()[2] for one, other in zip(questions.first, questions.second, strict=True)]
+    assert float(before[torch.tensor(turns)].mean()) > 0.95
+    assert abs(float(before[~torch.tensor(turns)].mean()) - 0.5) < 0.1
+    overlap = questions.answers(bags.overlap)
+    assert float(overlap["next"].mean()) > 0.8 and set(overlap["order"].tolist()) == {0.5}
+    assert float(overlap["continue"].mean()) > 0.5  # the stage
+    both_ways = Bags(questions.second + questions.first, questions.first + questions.second, [])
+    assert abs(both_ways.fit.coef_).max() < 1e-3
+
+
+def test_a_run_beside_its_words(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = selfsup.evaluate(run.folder, quiet=True)
+    found = {(row["representation"], row["metric"]): row for row in rows[:-1]}
+    asked = {"order accuracy": 0.5, "next accuracy": 0.5, "continue accuracy": 0.25}
+    assert found.keys() == {(who, metric) for who in ("run", "untrained", "raw") for metric in asked}
+    assert all(row["chance"] == asked[row["metric"]] and row["task"] == "order" for row in rows[:-1])
+    assert found["raw", "next accuracy"]["mean"] > 0.8
+    assert "which of two neighboring passages comes first" in rows[-1]["text"]
+    assert rows[-1]["text"].startswith("not worth it: ")  # four steps
+
+    of = order.ranker_of
+
+    class Knowing:
+        def __init__(self, scores: Callable) -> None:
+            self.scores = scores
+
+    judged = iter([Knowing(truth)])
+    monkeypatch.setattr(order, "ranker_of", lambda objective: next(judged, None) or of(objective))
+    rows = selfsup.evaluate(run.folder, quiet=True)
+    assert [row["mean"] for row in rows if row["representation"] == "run"] == [1, 1, 1, 1]
+    assert rows[-1]["text"].startswith("worth it: +")
+
+
+def test_a_run_that_learned_foreign_passages_is_judged_by_these(texts: Path, tmp_path: Path) -> None:
+    train(selfsup.recipe("sentence_order", data=texts, negatives="random", **SHAPE), tmp_path / "run", quiet=True)
+    other = tmp_path / "other.jsonl"
+    rows = [json.dumps({"text": document(number, 12)}) for number in range(200, 204)]
+    other.write_text("\n".join(rows))
+    rows = selfsup.evaluate(tmp_path / "run", other, quiet=True)
+    assert "the next passage from a foreign one" in rows[-1]["text"] and rows[0]["data"] == str(other)
+
+
+def test_short_documents_leave_no_choice(run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [json.dumps({"text": document(number, 3)}) for number in range(200, 210)]
+    (tmp_path / "short.jsonl").write_text("\n".join(rows))
+    with caplog.at_level("INFO", "selfsup"):
+        rows = selfsup.evaluate(run.folder, tmp_path / "short.jsonl", quiet=True)
+    assert {row["metric"] for row in rows[:-1]} == {"order accuracy", "next accuracy"}
+    assert "no document is long enough" in caplog.text
+
+
+def test_too_little_text(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "few.jsonl").write_text(json.dumps({"text": document(1, 3)}))
+    with pytest.raises(selfsup.UserError, match="too few"):
+        selfsup.evaluate(run.folder, tmp_path / "few.jsonl", quiet=True)

@@ -1,0 +1,120 @@
+"""Sentence order against its formula; segments of real documents; foreign passages."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from selfsup.data.draw import Draw
+from selfsup.data.facts import TextFacts
+from selfsup.data.segments import SegmentReader
+from selfsup.data.source import open_source
+from selfsup.data.tokenizer import train_tokenizer
+from selfsup.data.tokens import TokenStore, open_tokens
+from selfsup.data.words import Words
+from selfsup.errors import UserError
+from selfsup.objectives import sentence_order
+from selfsup.text_encoder import TextEncoder
+from selfsup.text_network import Shape
+
+FACTS = TextFacts(rows=1, tokens=1000, vocabulary=261, tokenizer="byte", end=256, mask=260)
+
+
+def store(texts: list[str]) -> TokenStore:
+    part = open_source(texts).parts["train"]
+    return open_tokens(part, part, "byte", None, Path(os.environ["SELFSUP_CACHE"]), lambda *_: None)[0]
+
+
+@pytest.mark.parametrize("negatives", ["swap", "random", "both"])
+def test_loss_equals_its_formula(negatives: str) -> None:
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer("byte", 261, [])
+    encoder = TextEncoder.create("encoder", tokenizer, 48, Shape(layers=2, heads=2, width=32))
+    config = sentence_order.Config(context=48, negatives=negatives)
+    objective = sentence_order.build(config, FACTS, {"text": encoder})
+    with torch.no_grad():
+        objective.ranker.classifier.weight.mul_(20)  # scores that differ
+    generator = torch.Generator().manual_seed(1)
+    batch: dict[str, torch.Tensor] = {}
+    for name, length in (("first", [22, 9, 22]), ("second", [15, 22, 3]), ("foreign", [22, 22, 8])):
+        batch[name] = torch.randint(0, 256, (3, 22), generator=generator)
+        batch[f"{name}_length"] = torch.tensor(length)
+    draw = Draw(0, 0, torch.arange(3))
+    views, losses = objective.views(batch, draw), objective(batch, draw)
+    total, better = 0.0, []
+    for row in range(3):
+        scores, nats = [], []
+        for k in range(views["length"].shape[1]):
+            size = int(views["length"][row, k])
+            ids, types = views["input"][row, k, :size][None], views["types"][row, k, :size][None]
+            scores.append(objective.ranker(input_ids=ids, token_type_ids=types).logits[0, 0].item())
+            logits = objective.network(input_ids=ids, token_type_ids=types).logits[0].log_softmax(-1)
+            for place in views["counted"][row, k].nonzero()[:, 0].tolist():
+                nats.append(-logits[place, views["target"][row, k, place]].item())
+        total += sum(nats) / len(nats) - math.log(math.exp(scores[0]) / sum(map(math.exp, scores)))
+        better.append([scores[0] > other for other in scores[1:]])
+    assert losses["loss"].item() == pytest.approx(total / 3, rel=1e-5)
+    names = {"swap": ["order"], "random": ["next"], "both": ["order", "next"]}[negatives]
+    for name, right in zip(names, zip(*better, strict=True), strict=True):
+        assert losses[f"{name}_accuracy"].item() == pytest.approx(sum(right) / 3)
+    first, second = (batch[name][0, : batch[f"{name}_length"][0]].tolist() for name in ("first", "second"))
+    assert views["target"][0, 0, : views["length"][0, 0]].tolist() == [257, *first, 258, *second, 258]
+    if negatives != "random":
+        assert views["target"][0, 1, : views["length"][0, 1]].tolist() == [257, *second, 258, *first, 258]
+
+
+def test_segments_end_where_sentences_end() -> None:
+    text = " ".join(f'Sentence {n} costs 3.50, or so. "Is it long?" {"It is, " * (n % 5)}yes!' for n in range(60))
+    reader = SegmentReader(store([text, "One sentence only", text.upper()]), 120)
+    pieces = [reader.store.tokenizer.decode(reader.store.read(a, b).tolist()) for a, b in
+              zip(reader.start, reader.stop, strict=True)]  # fmt: skip
+    assert "".join(pieces) == text + "One sentence only" + text.upper()
+    assert max(map(len, pieces)) <= 120
+    whole = [piece for piece in pieces if piece.rstrip()[-1:] in '.!"?']
+    assert len(whole) > 0.95 * (len(pieces) - 1)
+    assert not any(piece.startswith("50,") for piece in pieces)
+    alone = pieces.index("One sentence only")
+    assert alone not in reader.rows and alone - 1 not in reader.rows
+
+
+def test_foreign_passages_are_foreign_and_drawn_anew() -> None:
+    texts = [" ".join(f"This is sentence {n} of document {d}." for n in range(40)) for d in range(3)]
+    reader = SegmentReader(store(texts), 60)
+    rows = torch.arange(len(reader))
+    document = np.searchsorted(reader.store.texts()[1], reader.stop)
+    seen = []
+    for epoch in range(30):
+        found, first = reader.foreign(Draw(0, epoch, rows)), reader.rows
+        same = document[found] == document[first]
+        assert not ((found >= first - 1) & (found <= first + 2) & same).any()
+        assert 0.45 < same.mean() < 0.85
+        seen.append(found)
+    assert len(np.unique(np.stack(seen)[:, 5])) > 15
+
+
+def test_too_little_text() -> None:
+    with pytest.raises(UserError, match="no document has two sentences"):
+        SegmentReader(store([f"a sentence {n}" for n in range(20)]), 60)
+    with pytest.raises(UserError, match="too few"):
+        SegmentReader(store(["One. Two."]), 60)
+
+
+@pytest.mark.parametrize(
+    ("text", "ends"),
+    [
+        ("Sí. ¿No? ¡Ya!", [". ", "? "]),
+        ("「好。」他说。完。", None),
+        ("राम आया। वह गया।", None),
+    ],
+)
+def test_ends_in_other_languages(text: str, ends: list[str] | None) -> None:
+    tokenizer = train_tokenizer("char", 0, [text])
+    words = Words.of(tokenizer)
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    marks = [character for character, number in zip(text, ids, strict=True) if words.ends[number]]
+    assert marks == [character for character in text if character in ".?!。।"]
