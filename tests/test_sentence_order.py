@@ -82,6 +82,13 @@ def test_segments_end_where_sentences_end() -> None:
     assert alone not in reader.rows and alone - 1 not in reader.rows
 
 
+def test_a_torn_sentence_makes_no_pair() -> None:
+    endless = "no sentence ever ends here " * 20
+    reader = SegmentReader(store([endless, "One. " * 30, endless]), 60)
+    document = np.searchsorted(reader.store.texts()[1], reader.stop)
+    assert (document == 0).sum() > 5 and set(document[reader.rows]) == {1}
+
+
 def test_foreign_passages_are_foreign_and_drawn_anew() -> None:
     texts = [" ".join(f"This is sentence {n} of document {d}." for n in range(40)) for d in range(3)]
     reader = SegmentReader(store(texts), 60)

@@ -25,7 +25,7 @@ LAYERS = [
     {"run", "runtime", "cost"},
     {"exports", "eval", "predict", "embedding", "classify", "shots", "prompting", "search", "pictures", "report"},
     {"checks", "loop"},
-    {"planning", "training", "audit", "compare", "mine"},
+    {"planning", "summary", "training", "audit", "compare", "mine"},
     {"cli", "parse", "verbs", "tables", "__main__"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}

@@ -23,7 +23,6 @@ from selfsup.data.source import GIVEN, Data
 from selfsup.data.tokens import TokenStore
 from selfsup.errors import UserError
 from selfsup.eval.labelled import Labelled, open_labelled
-from selfsup.image_encoder import ImageEncoder
 from selfsup.loop import Training
 from selfsup.nn.norm import has_batch_statistics
 from selfsup.objective import Objective, load_objective
@@ -36,6 +35,7 @@ from selfsup.report import FEW, report
 from selfsup.run import Run, check_free
 from selfsup.runtime import Runtime
 from selfsup.size import dial
+from selfsup.summary import describe
 
 
 def resolve(recipe: Recipe, prepared: Prepared, device: torch.device, precision: str) -> Recipe:
@@ -52,26 +52,6 @@ def resolve(recipe: Recipe, prepared: Prepared, device: torch.device, precision:
     else:
         data = replace(data, workers=data.workers or 0)
     return replace(recipe, backbone=backbone, data=data, precision=precision)
-
-
-def describe(objective: Objective, prepared: Prepared, recipe: Recipe, runtime: Runtime) -> str:
-    """One line about what is going to be trained on what."""
-    weights = sum(weight.numel() for weight in objective.parameters())
-    facts, backbone = prepared.facts, recipe.backbone
-    if isinstance(facts, ImageFacts):
-        colors = {1: "gray", 3: "color"}.get(facts.channels, f"{facts.channels}-channel")
-        what = f"{facts.rows:,} {colors} pictures of {facts.size} px"
-    else:
-        what = f"{facts.tokens:,} tokens of {facts.vocabulary:,} kinds ({facts.tokenizer})"
-    if isinstance(backbone, ImageBackbone):
-        named = backbone.network
-    else:
-        named = "a size of your own" if backbone.layers or backbone.heads or backbone.width else None
-    network = backbone.init or named or f"size {backbone.size}"
-    if any(isinstance(e, ImageEncoder) and e.about.stem for e in objective.encoders().values()):
-        network += " with a stem of stride 1"
-    where = f"{runtime.world} x {runtime.device.type}" if runtime.world > 1 else runtime.device.type
-    return f"{recipe.objective}: {what}; {network}, {weights / 1e6:.2f} M weights, {recipe.precision} on {where}"
 
 
 @contextmanager

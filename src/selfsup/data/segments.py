@@ -67,8 +67,8 @@ def cut(start: int, stop: int, ends: NDArray, longest: int) -> NDArray:
     return np.array(found)
 
 
-def segments(store: TokenStore, longest: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All segments of a store: (S,) where each begins and stops, and (S,) the number of its document.
+def segments(store: TokenStore, longest: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """All segments of a store: (S,) where each begins and stops, its document, and whether a sentence ends with it.
 
     A document of one sentence is one segment, or as many as it needs to be read at all.
     """
@@ -84,11 +84,15 @@ def segments(store: TokenStore, longest: int) -> tuple[np.ndarray, np.ndarray, n
         starts.append(places[:-1])
         stops.append(places[1:])
         numbers.append(np.full(len(places) - 1, number))
-    return np.concatenate(starts), np.concatenate(stops), np.concatenate(numbers)
+    stop = np.concatenate(stops)
+    return np.concatenate(starts), stop, np.concatenate(numbers), np.isin(stop, ends)
 
 
 class SegmentReader(Reader):
     """A row is a segment A, the segment B that follows it in the same document, and a foreign one C.
+
+    Where a sentence is too long for a segment and had to be cut, its parts make no pair: that they belong together
+    can be told from the torn word alone.
 
     C is drawn anew in every epoch: for half of the rows from the same document, for the others from any; never A or B,
     and of the same document not next to them.
@@ -103,18 +107,18 @@ class SegmentReader(Reader):
             UserError: no document has two sentences.
         """
         self.store, self.longest = store, longest
-        self.start, self.stop, document = segments(store, longest)
-        sentences = np.bincount(document, minlength=1)
-        self.rows = np.flatnonzero(document[:-1] == document[1:])
+        self.start, self.stop, document, whole = segments(store, longest)
+        self.rows = np.flatnonzero((document[:-1] == document[1:]) & whole[:-1])
         self.low = np.searchsorted(document, document)  # first segment of the document of each, and the one after
         self.high = np.searchsorted(document, document, "right")  # its last
         if len(self.start) < 8:
             raise UserError(f"{len(self.start)} segments of text are too few to find foreign ones in; give more text")
         if not len(self.rows):
             raise UserError("no document has two sentences, so there is no order to learn; give longer texts")
-        alone = int((sentences == 1).sum())
-        if alone:
-            log.info("%d of %d documents have one sentence only: they make no pairs", alone, len(sentences))
+        documents, paired = int(document[-1]) + 1, len(np.unique(document[self.rows]))
+        if paired < documents:
+            alone = documents - paired
+            log.info("%d of %d documents have one sentence only: they make no pairs", alone, documents)
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -1,0 +1,51 @@
+"""What is going to be trained on what, in one line."""
+
+from __future__ import annotations
+
+from transformers import GPT2LMHeadModel
+
+from selfsup.construct import shape_of
+from selfsup.data.facts import ImageFacts
+from selfsup.image_encoder import ImageEncoder
+from selfsup.objective import Objective
+from selfsup.prepare import Prepared
+from selfsup.recipes import ImageBackbone, Recipe, TextBackbone
+from selfsup.runtime import Runtime
+from selfsup.text_encoder import TextEncoder
+from selfsup.text_network import weights_unshared
+
+
+def describe(objective: Objective, prepared: Prepared, recipe: Recipe, runtime: Runtime) -> str:
+    """One line about what is going to be trained on what."""
+    weights = sum(weight.numel() for weight in objective.parameters())
+    facts, backbone = prepared.facts, recipe.backbone
+    if isinstance(facts, ImageFacts):
+        colors = {1: "gray", 3: "color"}.get(facts.channels, f"{facts.channels}-channel")
+        what = f"{facts.rows:,} {colors} pictures of {facts.size} px"
+    else:
+        what = f"{facts.tokens:,} tokens of {facts.vocabulary:,} kinds ({facts.tokenizer})"
+    if isinstance(backbone, ImageBackbone):
+        named = backbone.network
+    else:
+        named = "a size of your own" if backbone.layers or backbone.heads or backbone.width else None
+    network = backbone.init or named or f"size {backbone.size}"
+    if any(isinstance(e, ImageEncoder) and e.about.stem for e in objective.encoders().values()):
+        network += " with a stem of stride 1"
+    weigh = f"{weights / 1e6:.2f} M weights{_saving(objective, recipe)}"
+    where = f"{runtime.world} x {runtime.device.type}" if runtime.world > 1 else runtime.device.type
+    return f"{recipe.objective}: {what}; {network}, {weigh}, {recipe.precision} on {where}"
+
+
+def _saving(objective: Objective, recipe: Recipe) -> str:
+    """What a shared or narrow text network saves, in words; nothing for others."""
+    backbone = recipe.backbone
+    if not isinstance(backbone, TextBackbone) or backbone.init or not (backbone.share or backbone.embedding):
+        return ""
+    said = []
+    for encoder in objective.encoders().values():
+        assert isinstance(encoder, TextEncoder)
+        family = "decoder" if isinstance(encoder.model, GPT2LMHeadModel) else "encoder"
+        plain = weights_unshared(family, encoder.tokenizer, encoder.context, shape_of(backbone))
+        own = sum(weight.numel() for weight in encoder.model.parameters())
+        said.append(f" (the network {own / 1e6:.2f}, unshared {plain / 1e6:.2f})")
+    return "".join(said)
