@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForSequenceClassification, BertConfig, BertForMaskedLM
 
 from selfsup.data.draw import Draw
 from selfsup.data.facts import TextFacts
@@ -19,8 +20,9 @@ from selfsup.data.tokens import TokenStore, open_tokens
 from selfsup.data.words import Words
 from selfsup.errors import UserError
 from selfsup.objectives import sentence_order
+from selfsup.objectives.sentence_order import with_ranker
 from selfsup.text_encoder import TextEncoder
-from selfsup.text_network import Shape
+from selfsup.text_network import Shape, save_network
 
 FACTS = TextFacts(rows=1, tokens=1000, vocabulary=261, tokenizer="byte", end=256, mask=260)
 
@@ -102,6 +104,26 @@ def test_foreign_passages_are_foreign_and_drawn_anew() -> None:
         assert 0.45 < same.mean() < 0.85
         seen.append(found)
     assert len(np.unique(np.stack(seen)[:, 5])) > 15
+
+
+def test_the_head_sits_on_the_same_body(tmp_path: Path) -> None:
+    """Shared and narrow as it is; what is saved of it scores alike without selfsup."""
+    torch.manual_seed(0)
+    shape = Shape(layers=3, heads=2, width=32, share=True, embedding=8)
+    network = TextEncoder.create("encoder", train_tokenizer("byte", 261, []), 16, shape).model
+    ranker = with_ranker(network).eval()
+    assert ranker.base_model is network.base_model
+    save_network(ranker, AutoModelForSequenceClassification, tmp_path)
+    ids = torch.arange(16)[None] + 60
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert torch.allclose(ranker(ids).logits, plain(ids).logits, atol=1e-6)
+
+
+def test_a_body_without_a_pooler_gets_one() -> None:
+    config = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
+    network = BertForMaskedLM(config)
+    ranker = with_ranker(network)
+    assert network.base_model.pooler is not None and ranker(torch.tensor([[1, 2]])).logits.shape == (1, 1)
 
 
 def test_too_little_text() -> None:

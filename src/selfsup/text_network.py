@@ -1,4 +1,4 @@
-"""Text networks with fresh weights, and how they are written: BERT, ALBERT and GPT-2 as transformers has them."""
+"""Text networks with fresh weights, and how they are written: ModernBERT and GPT-2 as transformers has them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 from transformers import (
-    AlbertConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
-    BertConfig,
     GPT2Config,
+    ModernBertConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -28,7 +27,7 @@ from selfsup.nn.sharing import factorise_embedding, share_blocks, written_out
 
 Family = Literal["decoder", "encoder"]
 Auto = type[AutoModel | AutoModelForCausalLM | AutoModelForMaskedLM | AutoModelForSequenceClassification]
-# GPT-2's and ALBERT's own name for it, `gelu_new`, is the same function in eight operations: 12 % of a step
+# GPT-2's own name for it, `gelu_new`, is the same function in eight operations: 12 % of a step
 # (docs/decisions.md).
 FUSED_GELU = "gelu_pytorch_tanh"
 # With which head a family learns: its class, and the name of its folder in a run.
@@ -71,25 +70,24 @@ def _config(family: Family, tokenizer: PreTrainedTokenizerBase, context: int, sh
             n_head=shape.heads, resid_pdrop=shape.dropout, embd_pdrop=shape.dropout, attn_pdrop=shape.dropout,
             activation_function=FUSED_GELU, bos_token_id=end_id(tokenizer), eos_token_id=end_id(tokenizer),
         )  # fmt: skip
-    common = {
-        "vocab_size": len(tokenizer), "hidden_size": shape.width, "num_hidden_layers": shape.layers,
-        "num_attention_heads": shape.heads, "intermediate_size": 4 * shape.width,
-        "max_position_embeddings": context, "hidden_dropout_prob": shape.dropout,
-        "attention_probs_dropout_prob": shape.dropout, "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": None, "eos_token_id": None,
+    marks = {
+        "pad_token_id": tokenizer.pad_token_id, "cls_token_id": tokenizer.cls_token_id,
+        "sep_token_id": tokenizer.sep_token_id, "bos_token_id": None, "eos_token_id": None,
     }  # fmt: skip
-    if not shape.share and shape.embedding is None:
-        return BertConfig(**common)
-    return AlbertConfig(
-        **common, embedding_size=shape.embedding or shape.width, num_hidden_groups=1 if shape.share else shape.layers,
-        hidden_act=FUSED_GELU, classifier_dropout_prob=shape.dropout,
+    return ModernBertConfig(
+        vocab_size=len(tokenizer), hidden_size=shape.width, num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads, intermediate_size=8 * round(shape.width / 3),  # as many weights as BERT's
+        max_position_embeddings=context, layer_types=["full_attention"] * shape.layers,
+        embedding_dropout=shape.dropout, attention_dropout=shape.dropout, mlp_dropout=shape.dropout,
+        **marks,
     )  # fmt: skip
 
 
 def fresh_network(family: Family, tokenizer: PreTrainedTokenizerBase, context: int, shape: Shape) -> PreTrainedModel:
     """A network with its head and weights from torch's generator.
 
-    An `encoder` is BERT, or ALBERT where weights are shared or the table of tokens is narrow; a `decoder` is GPT-2.
+    An `encoder` is ModernBERT (Warner et al. 2024) with attention over the whole window in every block, a `decoder` is
+    GPT-2; either may share its blocks and have a narrow table of tokens.
 
     Args:
         family: which way attention looks: `decoder` back only, `encoder` both ways.
@@ -98,16 +96,18 @@ def fresh_network(family: Family, tokenizer: PreTrainedTokenizerBase, context: i
         shape: how large it is.
 
     Raises:
-        UserError: the width is no multiple of the heads.
+        UserError: the width is no multiple of the heads, or a head of an encoder has an odd width.
     """
     width, heads = shape.width, shape.heads
     if width % heads:
         raise UserError(f"--width {width} is no multiple of --heads {heads}; try --width {-(-width // heads) * heads}")
+    if family == "encoder" and width // heads % 2:
+        raise UserError(f"--width {width} with --heads {heads} makes heads of odd width; try --width {2 * width}")
     config = _config(family, tokenizer, context, shape)
     network = HEADS[family][0].from_config(config, attn_implementation="sdpa")
-    if family == "decoder" and shape.share:
+    if shape.share:
         share_blocks(network.base_model)
-    if family == "decoder" and shape.embedding is not None:
+    if shape.embedding is not None:
         factorise_embedding(network, shape.embedding)
     return network
 

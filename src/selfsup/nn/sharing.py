@@ -1,7 +1,4 @@
-"""Fewer weights for the same depth: blocks that are one, and a narrow table of tokens (Lan et al. 2020, "ALBERT").
-
-For encoders transformers has ALBERT itself; this is for causal networks, of which it has none with shared weights.
-"""
+"""Fewer weights for the same depth: blocks that are one, and a narrow table of tokens (Lan et al. 2020, "ALBERT")."""
 
 from __future__ import annotations
 
@@ -43,11 +40,11 @@ class NarrowEmbedding(nn.Module):
 
 
 class NarrowHead(nn.Module):
-    """Logits by the transposed narrow embedding: (B, T, D) to (B, T, V)."""
+    """Logits by the transposed narrow embedding, and the bias of the head that it replaces, if that had one."""
 
-    def __init__(self, embedding: NarrowEmbedding) -> None:
+    def __init__(self, embedding: NarrowEmbedding, bias: nn.Parameter | None) -> None:
         super().__init__()
-        self.embedding = embedding
+        self.embedding, self.bias = embedding, bias
 
     @property
     def weight(self) -> Tensor:
@@ -56,17 +53,17 @@ class NarrowHead(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """(B, T, D) to (B, T, V)."""
-        return F.linear(states @ self.embedding.up.weight, self.embedding.table.weight)
+        return F.linear(states @ self.embedding.up.weight, self.embedding.table.weight, self.bias)
 
 
 def factorise_embedding(network: PreTrainedModel, narrow: int) -> None:
     """Put a narrow table of tokens, tied to the head, into a network whose table is tied to its head."""
-    plain = network.get_input_embeddings()
-    assert isinstance(plain, nn.Embedding)
+    plain, head = network.get_input_embeddings(), network.get_output_embeddings()
+    assert isinstance(plain, nn.Embedding) and isinstance(head, nn.Linear)
     vocabulary, width = plain.weight.shape
     embedding = NarrowEmbedding(vocabulary, narrow, width, float(network.config.initializer_range))
     network.set_input_embeddings(embedding)
-    network.set_output_embeddings(NarrowHead(embedding))
+    network.set_output_embeddings(NarrowHead(embedding, head.bias))
 
 
 def written_out(network: PreTrainedModel) -> dict[str, Tensor]:

@@ -11,7 +11,8 @@ Batch keys: `first`, `second`, `foreign` (B, L) ids, each with `..._length` (B,)
 `types` (B, K, W) and `length` (B, K) of the K arrangements, the author's first.
 Exported: the encoder `text`, and the predictors `order` (`AutoModelForSequenceClassification`, whose one logit is the
 score) and `fill` (`AutoModelForMaskedLM`).
-Differs from ALBERT: a ranking in place of a label for each pair; layers share weights only with `--share`.
+Differs from ALBERT: a ranking in place of a label for each pair; a ModernBERT where no other network is given, whose
+layers share weights only with `--share`.
 """
 
 from __future__ import annotations
@@ -156,14 +157,16 @@ class SentenceOrder(Objective):
 
 
 def with_ranker(network: PreTrainedModel) -> PreTrainedModel:
-    """A network with a fresh head of one logit on the body of another, which may get a pooler by it."""
+    """A network with a fresh head of one logit on the body of another, which gets a pooler if that head asks for it."""
     config = copy.deepcopy(network.config)
     config.num_labels = 1
     ranker = AutoModelForSequenceClassification.from_config(config, attn_implementation="sdpa")
-    body = ranker.base_model
-    body.load_state_dict(network.base_model.state_dict(), strict=False)
-    network.set_submodule(network.base_model_prefix, body)
-    network.tie_weights()
+    body = network.base_model
+    have = dict(body.named_children())
+    for name, part in ranker.base_model.named_children():
+        if name not in have:
+            setattr(body, name, part)
+    ranker.set_submodule(ranker.base_model_prefix, body)
     return ranker
 
 
