@@ -12,36 +12,22 @@ from __future__ import annotations
 
 import math
 import statistics
-import sys
-import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
+from beside_trainer import Clock, Rows, Setting, Text, best_workers, train
 from side_by_side import Side, arguments, in_turn, own_memory, publish, say
 from torch import Tensor
-from torch.utils.data import Dataset
-from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import TrainerControl, TrainerState
+from transformers import GPT2Config, GPT2LMHeadModel
 
-import selfsup
-from selfsup.construct import construct
-from selfsup.data.text import WindowReader
 from selfsup.data.tokens import TokenStore
-from selfsup.eval.language import window_losses
 from selfsup.loop import Training
-from selfsup.objective import load_objective
 from selfsup.planning import make_plan
-from selfsup.prepare import Prepared, prepare
-from selfsup.progress import Progress
-from selfsup.recipes import Recipe
 from selfsup.runtime import Runtime
-from selfsup.text_encoder import FUSED_GELU
-from selfsup.training import resolve
+from selfsup.text_network import FUSED_GELU
 
 CONTEXT, BATCH, STEPS = 64, 12, 2000
 SIZE = {"layers": 4, "heads": 4, "width": 128, "context": CONTEXT, "tokenizer": "char"}
@@ -52,103 +38,46 @@ GOAL = 1.88
 OURS = {"steps": 600, "rate": 8e-3, "matrix_rate": 0.04, "warmup": 0.02}
 
 
-class Text:
-    """The text, prepared, and what both sides start from."""
-
-    def __init__(self, source: str, runtime: Runtime) -> None:
-        self.source, self.runtime = source, runtime
-        recipe = selfsup.recipe("causal_lm", data=source, steps=1, batch=BATCH, **SIZE)
-        self.prepared: Prepared = prepare(recipe.data, None, False, Progress(False))
-        assert isinstance(self.prepared.train, TokenStore) and isinstance(self.prepared.held_out, TokenStore)
-        self.train, self.held_out = self.prepared.train, self.prepared.held_out
-
-    def training(self, seed: int = 0, **settings: object) -> tuple[Training, Recipe]:
-        """A run of selfsup about to begin."""
-        recipe = selfsup.recipe("causal_lm", data=self.source, batch=BATCH, seed=seed, **SIZE, **settings)
-        recipe = resolve(recipe, self.prepared, self.runtime.device, self.runtime.precision)
-        objective = construct(recipe, self.prepared.facts, Path(self.train.tokenizer.name_or_path), None)
-        reader = load_objective("causal_lm").reader(recipe.config, self.train)
-        return Training(objective, reader, recipe, self.runtime), recipe
-
-    def network(self, seed: int = 0, activation: str = FUSED_GELU) -> GPT2LMHeadModel:
-        """The same network with weights of its own; GPT-2's `gelu_new` is our activation in eight operations."""
-        torch.manual_seed(seed)
-        count = len(self.train.tokenizer)
-        config = GPT2Config(vocab_size=count, n_positions=CONTEXT, n_embd=128, n_layer=4, n_head=4, resid_pdrop=0.0,
-                            embd_pdrop=0.0, attn_pdrop=0.0, activation_function=activation,
-                            bos_token_id=0, eos_token_id=0)  # fmt: skip
-        return GPT2LMHeadModel(config).to(self.runtime.device)
-
-    def nats(self, network: torch.nn.Module) -> float:
-        """Held-out loss of a network, by the whole held-out part."""
-        objective = self.training(steps=1)[0].objective
-        objective.network.load_state_dict(network.state_dict())
-        sums, count, _ = window_losses(objective, WindowReader(self.held_out, CONTEXT), Progress(False))
-        return float(sums.sum()) / count
+def fresh(text: Text, seed: int = 0, activation: str = FUSED_GELU) -> GPT2LMHeadModel:
+    """The same network with weights of its own; GPT-2's `gelu_new` is our activation in eight operations."""
+    torch.manual_seed(seed)
+    count = len(text.train.tokenizer)
+    config = GPT2Config(vocab_size=count, n_positions=CONTEXT, n_embd=128, n_layer=4, n_head=4, resid_pdrop=0.0,
+                        embd_pdrop=0.0, attn_pdrop=0.0, activation_function=activation,
+                        bos_token_id=0, eos_token_id=0)  # fmt: skip
+    return GPT2LMHeadModel(config).to(text.runtime.device)
 
 
-class Chunks(Dataset):
+def pieces(store: TokenStore) -> Rows:
     """The text in pieces of `CONTEXT` tokens, as run_clm groups it."""
-
-    def __init__(self, store: TokenStore) -> None:
-        ids = store.read(0, len(store)).astype(np.int64)
-        self.rows = torch.from_numpy(ids[: len(ids) // CONTEXT * CONTEXT].reshape(-1, CONTEXT))
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, row: int) -> dict[str, Tensor]:
-        return {"input_ids": self.rows[row], "labels": self.rows[row]}
+    ids = store.read(0, len(store)).astype(np.int64)
+    rows = torch.from_numpy(ids[: len(ids) // CONTEXT * CONTEXT].reshape(-1, CONTEXT))
+    return Rows(rows, labels=rows)
 
 
-class Clock(TrainerCallback):
-    """When each step ended; evaluations on the way do not count."""
+class Goal:
+    """Where a run of the Trainer stands: scored now and then, and done at `GOAL` or at its last step."""
 
-    def __init__(self, text: Text, every: int = 0) -> None:
-        self.text, self.every = text, every
-        self.ends: list[float] = []
-        self.spent = 0.0
-        self.reached: tuple[int, float, float] | None = None
+    def __init__(self, text: Text, last: int) -> None:
+        self.text, self.last = text, last
+        self.reached: tuple[int, float] | None = None
 
-    def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: torch.nn.Module,
-        **settings: object,
-    ) -> TrainerControl:
-        """Note the time; score where asked, and stop at the goal."""
-        self.ends.append(time.perf_counter() - self.spent)
-        if self.every and state.global_step % self.every == 0:
-            began = time.perf_counter()
-            nats = self.text.nats(model)
-            model.train()
-            self.spent += time.perf_counter() - began
-            say(f"  Trainer, step {state.global_step}: {nats:.3f} nats")
-            if nats <= GOAL or state.global_step == args.max_steps:
-                self.reached = (state.global_step, nats, self.ends[-1])
-                control.should_training_stop = True
-        return control
+    def __call__(self, network: torch.nn.Module, step: int) -> bool:
+        """Score the network."""
+        nats = self.text.nats(network)
+        say(f"  Trainer, step {step}: {nats:.3f} nats")
+        if nats <= GOAL or step == self.last:
+            self.reached = step, nats
+        return self.reached is not None
 
 
 def trainer(
-    text: Text, steps: int, workers: int, seed: int, every: int = 0, activation: str = "gelu_new"
-) -> tuple[Clock, float, GPT2LMHeadModel]:
-    """Transformers' Trainer for some steps: its clock, when it began, and the network."""
-    clock, network = Clock(text, every), text.network(seed, activation)
-    with tempfile.TemporaryDirectory() as scratch:
-        settings = TrainingArguments(
-            scratch, max_steps=steps, per_device_train_batch_size=BATCH, learning_rate=NANO["rate"], warmup_steps=100,
-            lr_scheduler_type="cosine", weight_decay=NANO["decay"], adam_beta2=0.99, max_grad_norm=NANO["clip"],
-            report_to=[], save_strategy="no", logging_strategy="no", disable_tqdm=True, dataloader_num_workers=workers,
-            dataloader_drop_last=True, seed=seed, use_cpu=text.runtime.device.type == "cpu",
-        )  # fmt: skip
-        worker = Trainer(network, settings, train_dataset=Chunks(text.train), callbacks=[clock])
-        began = time.perf_counter()
-        with redirect_stdout(sys.stderr):  # it prints a summary; standard output is for the lines of JSON
-            worker.train()
-    return clock, began, network
+    text: Text, steps: int, workers: int, seed: int, clock: Clock, activation: str = "gelu_new"
+) -> tuple[float, GPT2LMHeadModel]:
+    """Transformers' Trainer for some steps: when it began, and the network."""
+    network = fresh(text, seed, activation)
+    setting = Setting(batch=BATCH, warmup=100, **NANO)
+    return train(network, pieces(text.train), clock, setting, steps, workers, seed), network
 
 
 def ours_in_steps(training: Training, steps: int) -> Side:
@@ -188,7 +117,7 @@ class Plain:
     """The loop of nanoGPT: random windows, AdamW, clipping."""
 
     def __init__(self, text: Text) -> None:
-        self.network, self.device = text.network(), text.runtime.device
+        self.network, self.device = fresh(text), text.runtime.device
         self.ids = torch.from_numpy(text.train.read(0, len(text.train)).astype(np.int64))
         self.generator = torch.Generator().manual_seed(0)
         decayed = [weight for weight in self.network.parameters() if weight.ndim > 1]
@@ -235,24 +164,26 @@ def beside_trainer(text: Text, quick: bool) -> None:
     """The Trainer with the number of workers that is best for it."""
     steps, rounds = (20, 2) if quick else (150, 5)
     training, _ = text.training(steps=steps, optimizer="adamw", **NANO)
-    found = {}
-    for workers in (0, 1, 2):
-        clock, _, _ = trainer(text, steps, workers, seed=0)
-        found[workers] = statistics.median(np.diff(clock.ends))
-        say(f"Trainer with {workers} workers: {BATCH * CONTEXT / found[workers]:.0f} tokens/s")
-    workers = min(found, key=lambda number: found[number])
+
+    def speed(workers: int) -> float:
+        clock = Clock()
+        trainer(text, steps, workers, 0, clock)
+        return BATCH * CONTEXT / float(np.median(np.diff(clock.ends)))
+
+    workers = best_workers(speed)
     networks: list[torch.nn.Module] = []
     bare = Plain(text)
     resident = bare.draw()
 
     def theirs() -> float:
-        clock, _, network = trainer(text, steps + 5, workers, seed=0)
-        networks[:] = [network]
+        clock = Clock()
+        networks[:] = [trainer(text, steps + 5, workers, 0, clock)[1]]
         return clock.ends[-1] - clock.ends[4]  # without its start
 
     sides = ours_in_steps(training, steps), Side(theirs, {"workers": workers})
     times = in_turn(rounds, *sides, Side(lambda: bare.seconds(steps, resident)))
-    clock, _, _ = trainer(text, steps, workers, seed=0, activation=FUSED_GELU)
+    clock = Clock()
+    trainer(text, steps, workers, 0, clock, FUSED_GELU)
     sides[1].about["tokens_per_s_with_our_gelu"] = round(BATCH * CONTEXT / float(np.median(np.diff(clock.ends))))
     sides[1].about["held_out_after"] = f"the {steps + 5} steps of one round, each round starts anew"
     differs = {"windows": "fixed pieces of the text in the Trainer, a new tiling in every epoch in selfsup",
@@ -280,10 +211,12 @@ def time_to_goal(text: Text, quick: bool) -> None:
         about[0]["steps"].append(steps)
         about[0]["nats"].append(round(text.nats(training.objective.network), 4))
         say(f"selfsup, seed {seed}: {about[0]['nats'][-1]} nats in {times[0][-1]:.1f} s")
-        clock, began, _ = trainer(text, most, 0, seed, every)
-        assert clock.reached is not None
-        at, nats, end = clock.reached
-        times[1].append(end - began)
+        goal = Goal(text, most)
+        clock = Clock(goal, every)
+        began, _ = trainer(text, most, 0, seed, clock)
+        assert goal.reached is not None
+        at, nats = goal.reached
+        times[1].append(clock.ends[-1] - began)
         about[1]["steps"].append(at)
         about[1]["nats"].append(round(nats, 4))
         say(f"Trainer, seed {seed}: {nats:.4f} nats in {times[1][-1]:.1f} s")
@@ -305,7 +238,7 @@ def time_to_goal(text: Text, quick: bool) -> None:
 def main() -> None:
     """All cases in turn."""
     given = arguments(__doc__).parse_args()
-    text = Text(given.data or "sample:prose", Runtime("float32"))
+    text = Text("causal_lm", given.data or "sample:prose", Runtime("float32"), batch=BATCH, **SIZE)
     cases = {"plain loop": plain_loop, "trainer": beside_trainer, "time to 1.88": time_to_goal}
     for what in given.what or cases:
         cases[what](text, given.quick)

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import BertConfig, BertModel
 
 import selfsup
+from selfsup.data.tokenizer import train_tokenizer, with_template
 from selfsup.errors import UserError
 
 SMALL = {"hidden": 16, "output": 8, "batch": 32, "precision": "float32"}
@@ -80,3 +82,18 @@ def test_a_mistyped_path_goes_to_no_network(name: str, place: Path, tmp_path: Pa
         recipe = selfsup.recipe(objective, data=data, steps=2, init=name, **settings)
         with pytest.raises(UserError, match="no such"):
             selfsup.train(recipe, tmp_path / "run", quiet=True)
+
+
+@pytest.mark.parametrize("prefix", ["", "hf:"])
+def test_a_text_network_of_transformers_embeds(prefix: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    tokenizer = with_template(train_tokenizer("byte", 261, []))
+    config = BertConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+                        intermediate_size=32, max_position_embeddings=32)  # fmt: skip
+    network = BertModel(config).eval()
+    network.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with torch.no_grad():
+        wanted = network(**tokenizer(["one"], return_tensors="pt")).last_hidden_state.mean(1)
+    found = selfsup.load(f"{prefix}{tmp_path}").encode(["one", "one and two"])
+    assert torch.allclose(found[:1], wanted, atol=1e-5) and not torch.allclose(found[1:], wanted, atol=1e-3)

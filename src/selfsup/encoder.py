@@ -76,7 +76,8 @@ def load_encoder(place: str | os.PathLike, name: str | None = None) -> Encoder:
     """The encoder in a run, in an exported folder, or of a hub id.
 
     Args:
-        place: a run, a folder that selfsup wrote, or pretrained weights: `timm:NAME` or `hf:ID`.
+        place: a run, a folder that selfsup wrote or that has a text network of transformers with its tokenizer, or
+            pretrained weights: `timm:NAME` or `hf:ID`.
         name: which encoder of a run; its first when not given.
 
     Raises:
@@ -87,6 +88,8 @@ def load_encoder(place: str | os.PathLike, name: str | None = None) -> Encoder:
 
     kinds = {"image": ImageEncoder, "text": TextEncoder}
     text = os.fspath(place)
+    if text.startswith("hf:") and TextEncoder.knows(text):
+        return TextEncoder.from_hub(text, None)
     if text.startswith(("hf:", "timm:")):
         return ImageEncoder.from_hub(text)
     folder = Path(text)
@@ -102,6 +105,8 @@ def load_encoder(place: str | os.PathLike, name: str | None = None) -> Encoder:
         if name is not None and name not in named:
             raise UserError(f"{folder} has no encoder {name!r}; allowed: {', '.join(named)}")
         folder = named[name or next(iter(named))]
+    if not (folder / ABOUT).exists() and TextEncoder.knows(text):
+        return TextEncoder.from_hub(text, None)
     if not (folder / ABOUT).exists():
         raise UserError(f"{folder} holds no {ABOUT}: it is neither a run nor a folder that selfsup wrote")
     about = json.loads((folder / ABOUT).read_text())

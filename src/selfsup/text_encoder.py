@@ -9,7 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils.logging import disable_progress_bar
 
 from selfsup.data.tokenizer import Template, end_id, with_template
@@ -59,6 +66,15 @@ class TextEncoder(Encoder):
         ready = with_template(tokenizer) if family == "encoder" else tokenizer
         ready.model_max_length = context
         return cls(fresh_network(family, ready, context, shape), ready, context)
+
+    @staticmethod
+    def knows(name: str) -> bool:
+        """Whether a folder, or `hf:` and a hub id, is a text network of transformers; timm writes no kind of model."""
+        try:
+            given = PreTrainedConfig.get_config_dict(name.removeprefix("hf:"))[0]
+        except OSError:
+            return False
+        return "model_type" in given and "vocab_size" in given
 
     @classmethod
     def from_hub(

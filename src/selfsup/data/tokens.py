@@ -106,9 +106,10 @@ def _texts(blocks: Iterator[Block], total: int, progress: Progress) -> Iterator[
     done = 0
     for block in blocks:
         done += len(block.text)
-        progress("learning the tokenizer", min(done, total), total)
+        progress("reading text for the tokenizer", min(done, total), total)
         if not block.held_out:
             yield block.text
+    progress("learning the tokenizer", 0, 1)  # where pairs are merged, for which the library has no progress
 
 
 def _batches(blocks: Iterator[Block]) -> Iterator[list[Block]]:
@@ -162,6 +163,7 @@ def _tokenizer_folder(part: Part, split: str, tokenizer: str, size: int, root: P
             # All characters are listed, so that none is unknown; pairs are learned, so not from held-out text.
             blocks = split_documents(part.table, "nothing" if tokenizer == "char" else split, [])
             found = train_tokenizer(tokenizer, size, _texts(blocks, text_size(part.table), progress))
+            progress("learning the tokenizer", 1, 1)
         else:
             found = load_tokenizer(tokenizer)
         found.save_pretrained(folder)
