@@ -3,8 +3,9 @@
     python benchmarks/tables.py NAME --data DIR [--out runs/tables] [--seeds 0 1 2]
 
 NAME: `glyphs` (the demo; needs no data), `cifar10` (DIR has train/ and test/ with a folder a class), `shakespeare` (DIR
-has the text), `sst2` and `trec` (DIR has train.csv and test.csv with a text and a label). Each run is the printed
-command; a run that is complete is not done again. Progress goes to standard error, the table to standard output.
+has the text), `sst2` and `trec` (DIR has train.csv and test.csv with a text and a label), `order` (DIR has train/ and
+test/ with books). Each run is the printed command; a run that is complete is not done again. Progress goes to standard
+error, the table to standard output: a column for each kind of run, and behind them the alternatives of the first kind.
 """
 
 from __future__ import annotations
@@ -17,13 +18,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-JOBS = {
-    "glyphs": "train simclr --data sample:glyphs",
-    "cifar10": "train simclr --data {data} --minutes 16",
-    "shakespeare": "train causal_lm --data {data} --tokenizer char --layers 4 --heads 4 --width 128 --context 64 "
-    "--batch 12 --steps 2000",
-    "sst2": "train causal_lm --data {data} --minutes 1",
-    "trec": "train causal_lm --data {data} --minutes 1",
+JOBS = {  # kinds of runs by table
+    "glyphs": {"run": "train simclr --data sample:glyphs"},
+    "cifar10": {"run": "train simclr --data {data} --minutes 16"},
+    "shakespeare": {
+        "run": "train causal_lm --data {data} --tokenizer char --layers 4 --heads 4 --width 128 --context 64 "
+        "--batch 12 --steps 2000"
+    },
+    "sst2": {"run": "train causal_lm --data {data} --minutes 1"},
+    "trec": {"run": "train causal_lm --data {data} --minutes 1"},
+    "order": {
+        negatives: f"train sentence_order --data {{data}} --negatives {negatives} --steps 800"
+        for negatives in ("both", "swap", "random")
+    },
 }
 
 
@@ -40,33 +47,38 @@ def lines(folder: Path) -> list[dict]:
     return [line for line in found if line["task"] not in ("pretext", "health", "online knn", "verdict")]
 
 
-def results(name: str, data: str, out: Path, seeds: list[int]) -> list[list[dict]]:
-    """The evaluations of all seeds, training what is missing."""
-    found = []
+def results(name: str, data: str, out: Path, seeds: list[int]) -> dict[str, list[list[dict]]]:
+    """The evaluations of all kinds and seeds, training what is missing."""
+    found: dict[str, list[list[dict]]] = {kind: [] for kind in JOBS[name]}
     for seed in seeds:
-        folder = out / f"{name}-{seed}"
-        if not lines(folder):
-            if (folder / "run.json").exists():
-                call("resume", str(folder))
-            else:
-                job = [word.format(data=data) for word in JOBS[name].split()]
-                call(*job, "--seed", str(seed), "--out", str(folder))
-            call("eval", str(folder))
-        found.append(lines(folder))
+        for kind, command in JOBS[name].items():
+            folder = out / "-".join([name, *([] if kind == "run" else [kind]), str(seed)])
+            if not lines(folder):
+                if (folder / "run.json").exists():
+                    call("resume", str(folder))
+                else:
+                    job = [word.format(data=data) for word in command.split()]
+                    call(*job, "--seed", str(seed), "--out", str(folder))
+                call("eval", str(folder))
+            found[kind].append(lines(folder))
     return found
 
 
-def table(runs: list[list[dict]]) -> str:
+def table(runs: dict[str, list[list[dict]]]) -> str:
     """Mean and deviation over seeds for each task, metric and representation, as Markdown."""
     cells: dict[tuple[str, str, str], dict[str, list[float]]] = {}
-    for run in runs:
-        for line in run:
-            labels = f"{line['labels']:.0%}" if line["labels"] else ""
-            row = cells.setdefault((line["task"], labels, line["metric"]), {})
+    first = next(iter(runs))
+    for kind, line in ((kind, line) for kind, seeds in runs.items() for seed in seeds for line in seed):
+        labels = f"{line['labels']:.0%}" if line["labels"] else ""
+        row = cells.setdefault((line["task"], labels, line["metric"]), {})
+        if line["representation"] == "run":
+            row.setdefault(kind, []).append(line["mean"])
+        elif kind == first:
             row.setdefault(line["representation"], []).append(line["mean"])
-            if line["representation"] == "run":  # what a compressor of bytes knows by chance is another number
-                row.setdefault("chance", []).append(line["chance"])
-    names = [*dict.fromkeys(name for row in cells.values() for name in row if name != "chance"), "chance"]
+        if line["representation"] == "run" and kind == first:  # by chance a compressor of bytes knows another number
+            row.setdefault("chance", []).append(line["chance"])
+    others = dict.fromkeys(name for row in cells.values() for name in row if name not in {*runs, "chance"})
+    names = [*runs, *others, "chance"]
     head = "| task | labels | metric | " + " | ".join(names) + " |\n|---|---|---|" + "---|" * len(names)
     body = []
     for (task, labels, metric), row in cells.items():

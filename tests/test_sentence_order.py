@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForMaskedLM
 
 from selfsup.data.draw import Draw
 from selfsup.data.facts import TextFacts
-from selfsup.data.segments import SegmentReader
+from selfsup.data.segments import SegmentReader, cut
 from selfsup.data.source import open_source
 from selfsup.data.tokenizer import train_tokenizer
 from selfsup.data.tokens import TokenStore, open_tokens
@@ -84,11 +87,31 @@ def test_segments_end_where_sentences_end() -> None:
     assert alone not in reader.rows and alone - 1 not in reader.rows
 
 
-def test_a_torn_sentence_makes_no_pair() -> None:
+def test_a_sentence_too_long_for_a_segment_is_in_none() -> None:
     endless = "no sentence ever ends here " * 20
-    reader = SegmentReader(store([endless, "One. " * 30, endless]), 60)
-    document = np.searchsorted(reader.store.texts()[1], reader.stop)
-    assert (document == 0).sum() > 5 and set(document[reader.rows]) == {1}
+    reader = SegmentReader(store([endless, "One. " * 60 + endless + "end. " + "Two. " * 60, endless]), 60)
+    pieces = [reader.store.tokenizer.decode(reader.store.read(a, b).tolist()) for a, b in
+              zip(reader.start, reader.stop, strict=True)]  # fmt: skip
+    assert {piece.strip(" ").rstrip(".") for piece in "".join(pieces).split(". ")} <= {"One", "Two", ""}
+    assert len("".join(pieces)) > 590 and max(map(len, pieces)) <= 60
+    gap = next(number for number, piece in enumerate(pieces) if "Two" in piece) - 1
+    assert gap not in reader.rows and {gap - 1, gap + 1} <= set(reader.rows)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=40), st.integers(10, 60))
+def test_segments_hold_all_sentences_that_fit(sizes: list[int], longest: int) -> None:
+    ends = np.cumsum([5, *sizes])
+    found = cut(5, int(ends[-1]), ends[1:-1], longest)
+    assert set(found.flat) <= set(ends) and (np.diff(found, axis=1) <= longest).all()
+    inside = np.zeros(ends[-1], bool)
+    for start, stop in found:
+        assert not inside[start:stop].any()
+        inside[start:stop] = True
+    for start, stop in pairwise(ends):
+        assert inside[start:stop].all() == (stop - start <= longest)
+    if len(sizes) > 1 and max(sizes) <= longest:
+        assert len(found) > 1
 
 
 def test_foreign_passages_are_foreign_and_drawn_anew() -> None:

@@ -137,8 +137,8 @@ def continuations(place: str | os.PathLike, text: str, candidates: Sequence[str]
     """Which passage follows a text: all candidates, likeliest first, each with its probability among them.
 
     A run that learned the order of passages scores each; a language model takes the mean log-likelihood of its tokens,
-    so that a longer passage is not thought less of. To a language model, a space stands between text and passage
-    where there is no white space.
+    so that a longer passage is not thought less of. A space stands between text and passage where there is no white
+    space.
 
     Args:
         place: a run of `sentence_order` or of a language model, or an exported folder.
@@ -150,11 +150,11 @@ def continuations(place: str | os.PathLike, text: str, candidates: Sequence[str]
     """
     if not candidates or not all(candidates):
         raise UserError(f"{len(candidates)} candidates, {list(candidates).count('')} of them empty: give passages")
+    open_end = bool(text) and not text[-1].isspace()
+    passages = [" " + passage if open_end and not passage[0].isspace() else passage for passage in candidates]
     if _folder_of(place, Ranker.kind):
-        scores = load_predictor(place, Ranker).scores([text] * len(candidates), candidates)
+        scores = load_predictor(place, Ranker).scores([text] * len(candidates), passages)
     elif _folder_of(place, Generator.kind):
-        open_end = bool(text) and not text[-1].isspace()
-        passages = [" " + passage if open_end and not passage[0].isspace() else passage for passage in candidates]
         nats, count = load_predictor(place, Generator).log_likelihood([text] * len(candidates), passages)
         scores = nats / count
     else:

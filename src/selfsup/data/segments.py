@@ -40,59 +40,50 @@ def sentence_ends(ids: NDArray, ends: NDArray, closes: NDArray, opens: NDArray, 
 
 @njit(cache=True)
 def cut(start: int, stop: int, ends: NDArray, longest: int) -> NDArray:
-    """Where to cut a document into segments of about equal length, at ends of sentences; first and last included.
+    """(S, 2) where the segments of a document begin and stop: whole sentences, about equally many tokens.
 
-    There are at least two where there are two sentences. A stretch without an end of a sentence, longer than a segment
-    may be, is cut at `longest`.
+    There are at least two where there are two sentences that fit. A sentence longer than a segment may be is in none.
     """
-    size = stop - start
-    count = max(int(np.ceil(size / (FULL * longest))), 2)
-    cuts = [start]
-    for k in range(1, count):
-        goal = start + size * k / count
-        right = np.searchsorted(ends, goal)
-        best = -1
-        for number in (right - 1, right):
-            fits = 0 <= number < len(ends) and cuts[-1] < ends[number] < stop
-            if fits and (best < 0 or abs(ends[number] - goal) < abs(ends[best] - goal)):
-                best = number
-        if best >= 0:
-            cuts.append(ends[best])
-    cuts.append(stop)
-    found = [start]
-    for k in range(1, len(cuts)):
-        while cuts[k] - found[-1] > longest:
-            found.append(found[-1] + longest)
-        found.append(cuts[k])
-    return np.array(found)
+    found, count, place = np.empty((len(ends) + 1, 2), np.int64), 0, start
+    while place < stop:
+        rest = stop - place
+        goal = place + rest / max(np.ceil(rest / (FULL * longest)), 2 if count == 0 else 1)
+        right = np.searchsorted(ends, place, "right")  # first end behind this place
+        best = ends[right] if right < len(ends) else stop
+        for number in range(right + 1, len(ends) + 1):
+            end = ends[number] if number < len(ends) else stop
+            if end - place > longest or abs(end - goal) > abs(best - goal):
+                break
+            best = end
+        if best - place <= longest:
+            found[count] = place, best
+            count += 1
+        place = best
+    return found[:count]
 
 
-def segments(store: TokenStore, longest: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """All segments of a store: (S,) where each begins and stops, its document, and whether a sentence ends with it.
-
-    A document of one sentence is one segment, or as many as it needs to be read at all.
-    """
+def segments(store: TokenStore, longest: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The segments of a store: (S,) where each begins and stops, and (S,) the number of its document."""
     words = Words.of(store.tokenizer)
     tables = (words.ends, words.closes, words.opens, words.wide)
     ends = np.concatenate(
         [block + sentence_ends(store.read(block, block + BLOCK), *tables) for block in range(0, len(store), BLOCK)]
     )
-    starts, stops, numbers = [], [], []
+    places, numbers = [np.empty((0, 2), np.int64)], [np.empty(0, np.int64)]
     for number, (start, stop) in enumerate(zip(*store.texts(), strict=True)):
         inside = ends[np.searchsorted(ends, start, "right") : np.searchsorted(ends, stop, "left")]
-        places = cut(start, stop, inside, longest)
-        starts.append(places[:-1])
-        stops.append(places[1:])
-        numbers.append(np.full(len(places) - 1, number))
-    stop = np.concatenate(stops)
-    return np.concatenate(starts), stop, np.concatenate(numbers), np.isin(stop, ends)
+        found = cut(start, stop, inside, longest)
+        places.append(found)
+        numbers.append(np.full(len(found), number))
+    start, stop = np.concatenate(places).T
+    return start, stop, np.concatenate(numbers)
 
 
 class SegmentReader(Reader):
     """A row is a segment A, the segment B that follows it in the same document, and a foreign one C.
 
-    Where a sentence is too long for a segment and had to be cut, its parts make no pair: that they belong together
-    can be told from the torn word alone.
+    All are whole sentences: where one had to be cut, its place could be told from the torn end alone. What is too long
+    for a segment is in no row.
 
     C is drawn anew in every epoch: for half of the rows from the same document, for the others from any; never A or B,
     and of the same document not next to them.
@@ -104,21 +95,20 @@ class SegmentReader(Reader):
         """Segments of at most `longest` tokens.
 
         Raises:
-            UserError: no document has two sentences.
+            UserError: no document has two sentences that fit.
         """
         self.store, self.longest = store, longest
-        self.start, self.stop, document, whole = segments(store, longest)
-        self.rows = np.flatnonzero((document[:-1] == document[1:]) & whole[:-1])
+        self.start, self.stop, document = segments(store, longest)
+        self.rows = np.flatnonzero((document[:-1] == document[1:]) & (self.stop[:-1] == self.start[1:]))
         self.low = np.searchsorted(document, document)  # first segment of the document of each, and the one after
         self.high = np.searchsorted(document, document, "right")  # its last
+        if not len(self.rows):
+            raise UserError(f"no document has two sentences of at most {longest} tokens, so there is no order to learn")
         if len(self.start) < 8:
             raise UserError(f"{len(self.start)} segments of text are too few to find foreign ones in; give more text")
-        if not len(self.rows):
-            raise UserError("no document has two sentences, so there is no order to learn; give longer texts")
-        documents, paired = int(document[-1]) + 1, len(np.unique(document[self.rows]))
+        documents, paired = len(store.texts()[0]), len(np.unique(document[self.rows]))
         if paired < documents:
-            alone = documents - paired
-            log.info("%d of %d documents have one sentence only: they make no pairs", alone, documents)
+            log.info("%d of %d documents have no two sentences: they make no pairs", documents - paired, documents)
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -183,7 +183,7 @@ def recipe() -> Recipe:
         data=TextData(source="sample:prose"),
         backbone=TextBackbone(),
         optimizer=Optimizer(
-            batch=32, optimizer="muon", rate=4e-3, matrix_rate=0.02, momentum=0.95, decay=0.1, warmup=0.05
+            batch=32, optimizer="muon", rate=8e-3, matrix_rate=0.02, momentum=0.95, decay=0.1, warmup=0.05
         ),
         budget=Budget(minutes=3),
     )
