@@ -17,9 +17,16 @@ def line(who: str, mean: float, metric: str = "accuracy") -> dict:
 
 def test_table_has_mean_and_deviation_of_the_seeds() -> None:
     runs = [[line("run", value), line("raw", 0.4)] for value in (0.5, 0.6, 0.7)]
-    head, _, row = TABLES["table"](runs).splitlines()
+    head, _, row = TABLES["table"]({"run": runs}).splitlines()
     assert head == "| task | labels | metric | run | raw | chance |"
     assert row == "| knn | 100% | accuracy % | 60.00 ± 10.00 | 40.00 | 10.00 |"
+
+
+def test_kinds_stand_side_by_side() -> None:
+    runs = {kind: [[line("run", value), line("raw", 0.4)]] for kind, value in (("one", 0.5), ("two", 0.6))}
+    head, _, row = TABLES["table"](runs).splitlines()
+    assert head == "| task | labels | metric | one | two | raw | chance |"
+    assert row == "| knn | 100% | accuracy % | 50.00 | 60.00 | 40.00 | 10.00 |"
 
 
 def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,7 +41,7 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setitem(TABLES["results"].__globals__, "call", note)
     (tmp_path / "glyphs-1").mkdir()
     (tmp_path / "glyphs-1" / "run.json").write_text("{}")  # killed while it trained
-    assert len(TABLES["results"]("glyphs", "", tmp_path, [0, 1])) == 2
+    assert len(TABLES["results"]("glyphs", "", tmp_path, [0, 1])["run"]) == 2
     assert [words[0] for words in calls] == ["train", "eval", "resume", "eval"]
     TABLES["results"]("glyphs", "", tmp_path, [0, 1])
     assert len(calls) == 4

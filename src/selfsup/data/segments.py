@@ -103,7 +103,10 @@ class SegmentReader(Reader):
         self.low = np.searchsorted(document, document)  # first segment of the document of each, and the one after
         self.high = np.searchsorted(document, document, "right")  # its last
         if not len(self.rows):
-            raise UserError(f"no document has two sentences of at most {longest} tokens, so there is no order to learn")
+            raise UserError(
+                f"no document has two sentences of at most {longest} tokens, so there is no order to learn; "
+                "give a longer --context, or longer texts"
+            )
         if len(self.start) < 8:
             raise UserError(f"{len(self.start)} segments of text are too few to find foreign ones in; give more text")
         documents, paired = len(store.texts()[0]), len(np.unique(document[self.rows]))
