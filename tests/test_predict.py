@@ -310,9 +310,7 @@ class TestContinuations:
 
     def test_real_scores_of_the_order(self, places: Path) -> None:
         candidates = ["Then all of them go home.", "It barks."]
-        scores = load_predictor(places / "sentence_order", Ranker).scores(
-            [STORY] * 2, [f" {text}" for text in candidates]
-        )
+        scores = load_predictor(places / "sentence_order", Ranker).scores([STORY] * 2, candidates)
         wanted = dict(zip(candidates, scores.softmax(0).tolist(), strict=True))
         assert dict(continuations(places / "sentence_order", STORY, candidates)) == pytest.approx(wanted)
 
