@@ -39,11 +39,11 @@ WIDE = {"network": "resnet18", "batch": 64, "optimizer": "adamw"}
 TEXT = {"layers": 4, "heads": 4, "width": 128, "context": 64, "tokenizer": "char", "batch": 12, "optimizer": "adamw"}
 
 
-def start(name: str, data: str, settings: dict[str, object]) -> Training:
-    """A run about to begin."""
+def start(name: str, data: str, settings: dict[str, object], given: list[str] | None = None) -> Training:
+    """A run about to begin, on a source or on texts that are given."""
     recipe = selfsup.recipe(name, data=data, steps=1, **settings)
     runtime = Runtime(recipe.precision, convolutions=name == "simclr")
-    prepared = prepare(recipe.data, None, runtime.device.type == "cuda", Progress(False))
+    prepared = prepare(recipe.data, given, runtime.device.type == "cuda", Progress(False))
     recipe = resolve(recipe, prepared, runtime.device, runtime.precision)
     tokenizer = getattr(getattr(prepared.train, "tokenizer", None), "name_or_path", None)
     objective = construct(recipe, prepared.facts, tokenizer, None)

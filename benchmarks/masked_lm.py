@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import multiprocessing
 import statistics
-import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
@@ -20,7 +19,7 @@ from dataclasses import asdict
 import numpy as np
 import torch
 from beside_trainer import Clock, Rows, Setting, Text, best_workers, train
-from side_by_side import Side, arguments, in_turn, own_memory, publish
+from side_by_side import Side, arguments, highest, in_turn, publish
 from transformers import DataCollatorForLanguageModeling, PreTrainedModel
 
 from selfsup.data.tokenizer import Template
@@ -80,20 +79,10 @@ def memory(who: str, source: str, vocabulary: int, quick: bool) -> float:
     text = prepared(source, vocabulary, quick)
     theirs = Theirs(text)  # on both sides: the rows are no part of what is compared
     network = text.training(steps=1)[0].objective
-    before, most, over = own_memory(), 0.0, threading.Event()
-
-    def watch() -> None:
-        nonlocal most
-        while not over.wait(0.002):
-            most = max(most, own_memory())
-
-    watching = threading.Thread(target=watch)
-    watching.start()
-    ours(text, MEASURED, 0) if who == "ours" else theirs(MEASURED, 0)
-    over.set()
-    watching.join()
+    with highest() as most:
+        ours(text, MEASURED, 0) if who == "ours" else theirs(MEASURED, 0)
     weights = sum(weight.numel() * weight.element_size() for weight in network.parameters()) / 2**20
-    return most - before - weights  # the run builds a network of its own
+    return most() - weights  # the run builds a network of its own
 
 
 def compare(what: str, source: str, quick: bool) -> None:

@@ -8,7 +8,9 @@ import os
 import platform
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -42,6 +44,26 @@ def own_memory() -> float:
         if line.startswith("RssAnon"):
             return int(line.split()[1]) / 1024
     return float("nan")
+
+
+@contextmanager
+def highest(memory: Callable[[], float] = own_memory) -> Iterator[Callable[[], float]]:
+    """Watches memory meanwhile; afterwards what it gives is the most, in MB, above what there was before."""
+    before, over = memory(), threading.Event()
+    most = before
+
+    def watch() -> None:
+        nonlocal most
+        while not over.wait(0.002):
+            most = max(most, memory())
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        yield lambda: most - before
+    finally:
+        over.set()
+        watching.join()
 
 
 def device_name() -> str:

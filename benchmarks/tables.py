@@ -4,8 +4,9 @@
 
 NAME: `glyphs` (the demo; needs no data), `cifar10` (DIR has train/ and test/ with a folder a class), `shakespeare` (DIR
 has the text), `sst2` and `trec` (DIR has train.csv and test.csv with a text and a label), `order` (DIR has train/ and
-test/ with books). Each run is the printed command; a run that is complete is not done again. Progress goes to standard
-error, the table to standard output: a column for each kind of run, and behind them the alternatives of the first kind.
+test/ with books), `sharing`, `windows`, `muon` and `dial` (DIR has books). Each run is the printed command; a run that
+is complete is not done again. Progress goes to standard error, the table to standard output: a column for each kind of
+run, and behind them the alternatives of the first kind that has such a score.
 """
 
 from __future__ import annotations
@@ -25,12 +26,25 @@ JOBS = {  # kinds of runs by table
         "run": "train causal_lm --data {data} --tokenizer char --layers 4 --heads 4 --width 128 --context 64 "
         "--batch 12 --steps 2000"
     },
-    "sst2": {"run": "train causal_lm --data {data} --minutes 1"},
-    "trec": {"run": "train causal_lm --data {data} --minutes 1"},
+    "sst2": {kind: f"train {kind} --data {{data}} --minutes 2" for kind in ("causal_lm", "masked_lm")},
+    "trec": {kind: f"train {kind} --data {{data}} --minutes 2" for kind in ("causal_lm", "masked_lm")},
     "order": {
         negatives: f"train sentence_order --data {{data}} --negatives {negatives} --steps 800"
         for negatives in ("both", "random")
     },
+    "sharing": {
+        kind: f"train masked_lm --data {{data}} --layers 12 --heads 4 --width 128 {flag}--steps 400"
+        for kind, flag in {"unshared": "", "shared": "--share "}.items()
+    },
+    "windows": {
+        kind: f"train causal_lm --data {{data}} --context 512 {flag}--batch 8 --minutes 4"
+        for kind, flag in {"512": "", "64 to 512": "--context-start 64 "}.items()
+    },
+    "muon": {
+        "muon": "train masked_lm --data {data} --steps 500",
+        "adamw": "train masked_lm --data {data} --steps 500 --optimizer adamw --rate 2e-3",
+    },
+    "dial": {size: f"train masked_lm --data {{data}} --size {size} --minutes 5" for size in ("nano", "tiny")},
 }
 
 
@@ -41,10 +55,21 @@ def call(*words: str) -> None:
 
 
 def lines(folder: Path) -> list[dict]:
-    """The results of a run that was evaluated (`eval` writes them all at its end); none otherwise."""
+    """The results of a run that was evaluated (`eval` writes them all at its end), and its cost; none otherwise."""
     file = folder / "evals.jsonl"
     found = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    return [line for line in found if line["task"] not in ("pretext", "health", "online knn", "verdict")]
+    scores = [line for line in found if line["task"] not in ("pretext", "health", "online knn", "verdict")]
+    if not scores:
+        return []
+    run = json.loads((folder / "run.json").read_text())
+    cost = {
+        "minutes": run["seconds"] / 60, "samples/s": run["samples"] / run["seconds"],
+        "memory MB": run["peak_memory"]["process_mb"],
+    }  # fmt: skip
+    return scores + [
+        {"task": "training", "labels": 0, "metric": name, "representation": "run", "mean": value, "chance": None}
+        for name, value in cost.items()
+    ]
 
 
 def results(name: str, data: str, out: Path, seeds: list[int]) -> dict[str, list[list[dict]]]:
@@ -52,7 +77,7 @@ def results(name: str, data: str, out: Path, seeds: list[int]) -> dict[str, list
     found: dict[str, list[list[dict]]] = {kind: [] for kind in JOBS[name]}
     for seed in seeds:
         for kind, command in JOBS[name].items():
-            folder = out / "-".join([name, *([] if kind == "run" else [kind]), str(seed)])
+            folder = out / "-".join([name, *([] if kind == "run" else [kind.replace(" ", "_")]), str(seed)])
             if not lines(folder):
                 if (folder / "run.json").exists():
                     call("resume", str(folder))
@@ -67,15 +92,14 @@ def results(name: str, data: str, out: Path, seeds: list[int]) -> dict[str, list
 def table(runs: dict[str, list[list[dict]]]) -> str:
     """Mean and deviation over seeds for each task, metric and representation, as Markdown."""
     cells: dict[tuple[str, str, str], dict[str, list[float]]] = {}
-    first = next(iter(runs))
+    owner: dict[tuple[str, str, str], str] = {}
     for kind, line in ((kind, line) for kind, seeds in runs.items() for seed in seeds for line in seed):
-        labels = f"{line['labels']:.0%}" if line["labels"] else ""
-        row = cells.setdefault((line["task"], labels, line["metric"]), {})
-        if line["representation"] == "run":
-            row.setdefault(kind, []).append(line["mean"])
-        elif kind == first:
-            row.setdefault(line["representation"], []).append(line["mean"])
-        if line["representation"] == "run" and kind == first:  # by chance a compressor of bytes knows another number
+        key = (line["task"], f"{line['labels']:.0%}" if line["labels"] else "", line["metric"])
+        row, own, who = cells.setdefault(key, {}), owner.setdefault(key, kind) == kind, line["representation"]
+        if who == "run" or own or who == "untrained":
+            name = kind if who == "run" else who if own else f"{who} {kind}"
+            row.setdefault(name, []).append(line["mean"])
+        if who == "run" and own and line["chance"] is not None:  # a compressor of bytes knows another number by chance
             row.setdefault("chance", []).append(line["chance"])
     others = dict.fromkeys(name for row in cells.values() for name in row if name not in {*runs, "chance"})
     names = [*runs, *others, "chance"]

@@ -23,10 +23,13 @@ def test_table_has_mean_and_deviation_of_the_seeds() -> None:
 
 
 def test_kinds_stand_side_by_side() -> None:
-    runs = {kind: [[line("run", value), line("raw", 0.4)]] for kind, value in (("one", 0.5), ("two", 0.6))}
-    head, _, row = TABLES["table"](runs).splitlines()
-    assert head == "| task | labels | metric | one | two | raw | chance |"
-    assert row == "| knn | 100% | accuracy % | 50.00 | 60.00 | 40.00 | 10.00 |"
+    rows = [("one", 0.5), ("two", 0.6)]
+    runs = {kind: [[line("run", value), line("raw", 0.4), line("untrained", value / 2)]] for kind, value in rows}
+    runs["two"][0].append(line("raw", 3.0, "nats"))
+    head, _, row, more = TABLES["table"](runs).splitlines()
+    assert head == "| task | labels | metric | one | two | raw | untrained | untrained two | chance |"
+    assert row == "| knn | 100% | accuracy % | 50.00 | 60.00 | 40.00 | 25.00 | 30.00 | 10.00 |"
+    assert more == "| knn | 100% | nats |  |  | 3.00 |  |  |  |"
 
 
 def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,6 +40,8 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Monk
         if words[0] == "eval":
             Path(words[1]).mkdir(exist_ok=True)
             (Path(words[1]) / "evals.jsonl").write_text(json.dumps(line("run", 0.5)) + "\n")
+            cost = {"seconds": 60, "samples": 120, "peak_memory": {"process_mb": 5}}
+            (Path(words[1]) / "run.json").write_text(json.dumps(cost))
 
     monkeypatch.setitem(TABLES["results"].__globals__, "call", note)
     (tmp_path / "glyphs-1").mkdir()

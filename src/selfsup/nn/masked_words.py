@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from selfsup.data.draw import Draw
+from selfsup.data.facts import TextFacts
 from selfsup.data.words import Words
 from selfsup.errors import UserError
 from selfsup.ops.masking import choose_units
@@ -19,18 +20,25 @@ SPAN = 3.8  # mean length of a span: SpanBERT's (Joshi et al. 2020, section 3.1)
 MASK, RANDOM = 0.8, 0.1  # of the chosen tokens so many become the mask, so many another token; the rest stays
 
 
+def require_mask(facts: TextFacts) -> None:
+    """Refuse text in which nothing can be hidden.
+
+    Raises:
+        UserError: its tokenizer has no mask.
+    """
+    if facts.mask is None:
+        raise UserError(
+            "the tokenizer has no mask token, so nothing can be hidden; give --tokenizer bpe, char or byte, or another"
+        )
+
+
 class MaskedWords(nn.Module):
     """Hides tokens of texts (Devlin et al. 2019, section 3.1); it has no weights."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, rate: float, unit: Unit) -> None:
-        """Tables over the vocabulary.
-
-        Raises:
-            UserError: the tokenizer has no mask.
-        """
+        """Tables over the vocabulary of a tokenizer with a mask."""
         super().__init__()
-        if not isinstance(tokenizer.mask_token_id, int):
-            raise UserError("the tokenizer has no mask token; give another --tokenizer, or an --init that has one")
+        assert isinstance(tokenizer.mask_token_id, int)
         self.mask, self.rate, self.unit = tokenizer.mask_token_id, rate, unit
         special = torch.zeros(len(tokenizer), dtype=torch.bool)
         special[list(tokenizer.all_special_ids)] = True

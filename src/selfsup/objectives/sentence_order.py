@@ -34,7 +34,7 @@ from selfsup.data.tokenizer import Template
 from selfsup.data.tokens import TokenStore
 from selfsup.errors import UserError
 from selfsup.nn.head import head_on, token_losses
-from selfsup.nn.masked_words import MaskedWords, Unit
+from selfsup.nn.masked_words import MaskedWords, Unit, require_mask
 from selfsup.nn.ragged import marked, passes
 from selfsup.objective import Batch, Draw, Losses, Need, Objective
 from selfsup.ops.language import ranking_loss
@@ -66,10 +66,7 @@ class Config:
 
 def backbones(config: Config, facts: TextFacts) -> dict[str, Need]:
     """One transformer that looks both ways; the tokenizer has to have a mask."""
-    if facts.mask is None:
-        raise UserError(
-            "the tokenizer has no mask token, so nothing can be hidden; give --tokenizer bpe, char or byte, or another"
-        )
+    require_mask(facts)
     return {"text": Need("encoder", context=config.context)}
 
 
