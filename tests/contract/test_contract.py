@@ -23,7 +23,7 @@ from selfsup.data.tokens import TokenStore
 from selfsup.encoder import Encoder
 from selfsup.errors import UserError
 from selfsup.eval.doctor import examine
-from selfsup.objective import load_objective
+from selfsup.objective import Objective, load_objective
 from selfsup.ops.spectrum import effective_rank
 from selfsup.parse import training as parse_training
 from selfsup.planning import make_plan
@@ -190,6 +190,16 @@ def test_the_loss_on_one_batch_falls(case: Case):
     assert np.mean(found[-3:]) < 0.9 * np.mean(found[:3]), found
 
 
+def redrawn(objective: Objective) -> Objective:
+    """The objective with other first weights: those of `trunc_normal_` are not the same in all versions of torch."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in objective.parameters():
+            if weight.ndim > 1:
+                weight.copy_(torch.randn(weight.shape, generator=generator) / weight[0].numel() ** 0.5)
+    return objective
+
+
 def test_golden_losses(case: Case):
     """Renew with RENEW_GOLDEN=1 after a change that is meant to change them; the diff belongs into the review.
 
@@ -200,7 +210,9 @@ def test_golden_losses(case: Case):
         case = replace(case, prepared=prepare(case.recipe.data, ["".join(words)], False, Progress(False)))
     batch, _ = case.batch(range(64))
     digest = blake2b(b"".join(batch[name].numpy().tobytes() for name in sorted(batch)), digest_size=8).hexdigest()
-    found = [round(metrics["loss"], 6) for metrics in steps(case.training_of(in_float64(case.objective())), 20)]
+    found = [
+        round(metrics["loss"], 6) for metrics in steps(case.training_of(in_float64(redrawn(case.objective()))), 20)
+    ]
     golden = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
     if os.environ.get(RENEW):
         golden[case.name] = {"data": digest, "losses": found}
