@@ -29,7 +29,7 @@ JOBS = {  # kinds of runs by table
     "sst2": {kind: f"train {kind} --data {{data}} --minutes 2" for kind in ("causal_lm", "masked_lm")},
     "trec": {kind: f"train {kind} --data {{data}} --minutes 2" for kind in ("causal_lm", "masked_lm")},
     "order": {
-        negatives: f"train sentence_order --data {{data}} --negatives {negatives} --steps 800"
+        negatives: f"train sentence_order --data {{data}} --negatives {negatives} --minutes 25"
         for negatives in ("both", "random")
     },
     "sharing": {
