@@ -45,7 +45,9 @@ def _answering(body: nn.Module, output: _Output) -> Iterator[None]:
         del body.forward
 
 
-def head_on(network: PreTrainedModel, states: Tensor, pooled: Tensor | None = None) -> Tensor:
+def head_on(
+    network: PreTrainedModel, states: Tensor, pooled: Tensor | None = None, inside: Tensor | None = None
+) -> Tensor:
     """Logits of a network's own head on states that its body gave before, so that it can see some of them only.
 
     The network's own `forward` is called, with its body answering from memory: so it is right for every network whose
@@ -55,13 +57,14 @@ def head_on(network: PreTrainedModel, states: Tensor, pooled: Tensor | None = No
         network: with a head for masked or causal language, or for sequences.
         states: (B, T, D) last hidden states.
         pooled: (B, D) from the body's pooler, where the head asks for it.
+        inside: (B, T) bool, which states are of a text's own tokens, where the head averages over them; all if None.
 
     Returns:
         (B, T, V), or (B, labels) from a head for sequences.
     """
     ids = torch.zeros(states.shape[:2], dtype=torch.int64, device=states.device)
     with _answering(network.base_model, _Output(last_hidden_state=states, pooler_output=pooled)):
-        return network(input_ids=ids).logits
+        return network(input_ids=ids, attention_mask=None if inside is None else inside.long()).logits
 
 
 def token_losses(network: PreTrainedModel, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

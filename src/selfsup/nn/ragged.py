@@ -59,7 +59,7 @@ def length_groups(length: Tensor) -> list[Tensor]:
 
 def passes(
     network: PreTrainedModel, ids: Tensor, length: Tensor, types: Tensor | None = None
-) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor | None]]:
     """Run the body of a transformer over ragged rows, those of about equal length together.
 
     Args:
@@ -69,8 +69,8 @@ def passes(
         types: (N, L) of which segment each token is; only a network that has an embedding for it is told.
 
     Yields:
-        Row numbers (n,), their last hidden states (n, W, D) up to the longest of them, and (n, D) from its pooler, if
-        it has one.
+        Row numbers (n,), their last hidden states (n, W, D) up to the longest of them, which of these are of a row's
+        own tokens (n, W), and (n, D) from its pooler, if it has one.
     """
     told = types is not None and "type_vocab_size" in vars(network.config) and network.config.type_vocab_size > 1
     for rows in length_groups(length):
@@ -80,4 +80,4 @@ def passes(
         mask = None if bool(inside.all()) else inside.long()  # without one, attention has its fastest kernel
         settings = {"token_type_ids": types[rows, :width]} if told and types is not None else {}
         output = network.base_model(input_ids=ids[rows, :width], attention_mask=mask, **settings)
-        yield rows, output.last_hidden_state, output.get("pooler_output")
+        yield rows, output.last_hidden_state, inside, output.get("pooler_output")

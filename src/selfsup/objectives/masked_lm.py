@@ -89,7 +89,7 @@ class MaskedLM(Objective):
         """Mean cross-entropy of the hidden tokens, in nats."""
         shown = views or self.views(batch, draw)
         states, targets, owners = [], [], []
-        for rows, last, _ in passes(self.network, shown["input"], shown["length"]):
+        for rows, last, _, _ in passes(self.network, shown["input"], shown["length"]):
             width = last.shape[1]
             hidden = shown["counted"][rows, :width]
             states.append(last[hidden])

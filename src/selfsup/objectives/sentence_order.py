@@ -111,10 +111,10 @@ class SentenceOrder(Objective):
         rows, count = shown["length"].shape  # B, K
         flat = {name: value.flatten(0, 1) for name, value in shown.items()}  # (B K, W)
         order, scores, states, targets, owners = [], [], [], [], []
-        for some, last, pooled in passes(self.network, flat["input"], flat["length"], flat["types"]):
+        for some, last, inside, pooled in passes(self.network, flat["input"], flat["length"], flat["types"]):
             hidden = flat["counted"][some, : last.shape[1]]
             order.append(some)
-            scores.append(head_on(self.ranker, last, pooled)[:, 0])
+            scores.append(head_on(self.ranker, last, pooled, inside)[:, 0])
             states.append(last[hidden])
             targets.append(flat["target"][some, : last.shape[1]][hidden])
             owners.append((some[:, None] // count).expand_as(hidden)[hidden])

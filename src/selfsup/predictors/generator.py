@@ -130,7 +130,7 @@ class Generator(TextPredictor):
                 place = torch.arange(1, width)
                 scored = (place >= first[:, None]) & (place < length[:, None])  # (B, W - 1)
                 inputs = tokens[:, :-1].to(device)
-                for rows, states, _ in passes(self.network, inputs, (length - 1).to(device)):
+                for rows, states, _, _ in passes(self.network, inputs, (length - 1).to(device)):
                     rows = rows.cpu()
                     wanted = scored[rows, : states.shape[1]]
                     target = tokens[rows, 1 : states.shape[1] + 1][wanted]

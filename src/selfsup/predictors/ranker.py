@@ -43,6 +43,6 @@ class Ranker(TextPredictor):
                 part = slice(start, start + BATCH)
                 pairs = self._cut(first[part], room, True), self._cut(second[part], room, False)
                 tokens, length, types = (value.to(device) for value in marked(template, *pairs))
-                for rows, last, pooled in passes(self.network, tokens, length, types):
-                    found[start + rows.cpu()] = head_on(self.network, last, pooled)[:, 0].float().cpu()
+                for rows, last, inside, pooled in passes(self.network, tokens, length, types):
+                    found[start + rows.cpu()] = head_on(self.network, last, pooled, inside)[:, 0].float().cpu()
         return found
