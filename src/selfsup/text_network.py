@@ -79,7 +79,6 @@ def _config(family: Family, tokenizer: PreTrainedTokenizerBase, context: int, sh
         num_attention_heads=shape.heads, intermediate_size=8 * round(shape.width / 3),  # as many weights as BERT's
         max_position_embeddings=context, layer_types=["full_attention"] * shape.layers,
         embedding_dropout=shape.dropout, attention_dropout=shape.dropout, mlp_dropout=shape.dropout,
-        classifier_pooling="mean",  # one mark gathers slowly what all words know (docs/decisions.md)
         **marks,
     )  # fmt: skip
 
