@@ -2,7 +2,7 @@
 
     python benchmarks/masked_lm.py [--quick] [--data novels_en] [--what 30522 16k]
 
-4 layers, 4 heads, width 256, windows of 128 tokens, 15 % hidden, 16 in a batch; the same network, first weights, AdamW
+4 layers, 4 heads, width 256, windows of 128 tokens, 15 % hidden, 32 in a batch; the same network, first weights, AdamW
 and schedule on both sides, from scratch in every round with a seed of its own. `what` is the size of the vocabulary.
 Both are scored on the same hidden words of the held-out part. Memory is what a process of its own needs above the
 network. Without --data, Python's own documentation, whose vocabulary is as large as it can be.
@@ -30,7 +30,7 @@ CONTEXT, SKIPPED = 128, 5  # the first steps of a round, in which memory is take
 SIZE = {"layers": 4, "heads": 4, "width": 256, "context": CONTEXT, "rows": "windows", "mask_rate": 0.15}
 MEASURED = 8  # steps in which memory is watched
 WHAT = {"30522": 30522, "16k": 16384}
-SETTING = Setting(batch=16, rate=1e-3, decay=0.01, betas=(0.9, 0.999), clip=1.0, warmup=20)
+SETTING = Setting(batch=32, rate=1e-3, decay=0.01, betas=(0.9, 0.999), clip=1.0, warmup=20)
 
 
 def prepared(source: str, vocabulary: int, quick: bool) -> Text:
@@ -89,7 +89,7 @@ def compare(what: str, source: str, quick: bool) -> None:
     """Speed, quality and memory for one vocabulary."""
     text = prepared(source, WHAT[what], quick)
     theirs = Theirs(text)
-    steps, rounds = (10 + SKIPPED, 2) if quick else (250, 3)
+    steps, rounds = (10 + SKIPPED, 2) if quick else (200, 3)
     tokens = SETTING.batch * CONTEXT
 
     def speed(workers: int) -> float:
