@@ -14,7 +14,7 @@ import multiprocessing
 import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
@@ -36,7 +36,13 @@ SETTING = Setting(batch=32, rate=1e-3, decay=0.01, betas=(0.9, 0.999), clip=1.0,
 def prepared(source: str, vocabulary: int, quick: bool) -> Text:
     """The text under a vocabulary."""
     size = {**SIZE, "layers": 2, "width": 64} if quick else SIZE
-    return Text("masked_lm", source, Runtime("float32"), batch=SETTING.batch, vocabulary=vocabulary, **size)
+    batch = 4 if quick else SETTING.batch
+    return Text("masked_lm", source, Runtime("float32"), batch=batch, vocabulary=vocabulary, **size)
+
+
+def setting_of(text: Text) -> Setting:
+    """How both sides train on a text."""
+    return replace(SETTING, batch=text.shared["batch"])
 
 
 def ours(text: Text, steps: int, seed: int) -> tuple[list[float], PreTrainedModel]:
@@ -70,7 +76,7 @@ class Theirs:
     def __call__(self, steps: int, seed: int, workers: int = 0) -> tuple[list[float], PreTrainedModel]:
         """As `ours`."""
         network, clock = self.text.training(seed, steps=1)[0].objective.network, Clock()
-        train(network, self.rows, clock, SETTING, steps, workers, seed, self.collator)
+        train(network, self.rows, clock, setting_of(self.text), steps, workers, seed, self.collator)
         return clock.ends, network
 
 
@@ -89,8 +95,9 @@ def compare(what: str, source: str, quick: bool) -> None:
     """Speed, quality and memory for one vocabulary."""
     text = prepared(source, WHAT[what], quick)
     theirs = Theirs(text)
-    steps, rounds = (10 + SKIPPED, 2) if quick else (200, 3)
-    tokens = SETTING.batch * CONTEXT
+    steps, rounds = (10 + SKIPPED, 1) if quick else (200, 3)
+    setting = setting_of(text)
+    tokens = setting.batch * CONTEXT
 
     def speed(workers: int) -> float:
         return tokens / float(np.median(np.diff(theirs(SKIPPED + 10, 0, workers)[0])[SKIPPED - 1 :]))
@@ -121,7 +128,7 @@ def compare(what: str, source: str, quick: bool) -> None:
             sides[number].about |= {
                 "tokens_per_s": round(statistics.median(speeds)), "held_out_nats": nats[number],
                 "memory_above_network_mb": round(used), "kinds": len(text.train.tokenizer), "steps": steps,
-                "context": CONTEXT, "optimizer": "adamw", "precision": "float32", **asdict(SETTING),
+                "context": CONTEXT, "optimizer": "adamw", "precision": "float32", **asdict(setting),
             }  # fmt: skip
     sides[1].about["workers"] = workers
     differs = {

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForSequenceClassification, BertConfig, BertForMaskedLM
+from transformers import AutoModelForSequenceClassification, BertConfig, BertForMaskedLM, ModernBertConfig
 
 from selfsup.data.draw import Draw
 from selfsup.data.facts import TextFacts
@@ -22,6 +22,7 @@ from selfsup.data.tokenizer import train_tokenizer
 from selfsup.data.tokens import TokenStore, open_tokens
 from selfsup.data.words import Words
 from selfsup.errors import UserError
+from selfsup.nn.head import head_on
 from selfsup.objectives import sentence_order
 from selfsup.objectives.sentence_order import with_ranker
 from selfsup.text_encoder import TextEncoder
@@ -147,6 +148,18 @@ def test_a_body_without_a_pooler_gets_one() -> None:
     network = BertForMaskedLM(config)
     ranker = with_ranker(network)
     assert network.base_model.pooler is not None and ranker(torch.tensor([[1, 2]])).logits.shape == (1, 1)
+
+
+def test_a_head_that_averages_leaves_padding_out() -> None:
+    torch.manual_seed(0)
+    config = ModernBertConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=1, num_labels=1,
+                              intermediate_size=32, classifier_pooling="mean", pad_token_id=0)  # fmt: skip
+    network = AutoModelForSequenceClassification.from_config(config).eval()
+    ids, inside = torch.tensor([[5, 6, 7, 0, 0]]), torch.tensor([[True, True, True, False, False]])
+    states = network.base_model(input_ids=ids, attention_mask=inside.long()).last_hidden_state
+    wanted = network(input_ids=ids[:, :3]).logits
+    assert torch.allclose(head_on(network, states, inside=inside), wanted, atol=1e-5)
+    assert not torch.allclose(head_on(network, states), wanted, atol=1e-5)
 
 
 def test_too_little_text() -> None:
