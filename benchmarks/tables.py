@@ -1,13 +1,14 @@
 """The tables of docs/results.md: train and evaluate with three seeds, one job at a time; what is done is kept.
 
-    python benchmarks/tables.py NAME --data DIR [--out runs/tables] [--seeds 0 1 2]
+    python benchmarks/tables.py NAME --data DIR [--out runs/tables] [--seeds 0 1 2] [--keep FILE]
 
 NAME: `glyphs` (the demo; needs no data), `cifar10` (DIR has train/ and test/ with a folder a class), `shakespeare` (DIR
 has the text), `sst2`, `trec` and `understanding` (DIR has train.csv and test.csv with a text and a label; give each set
 of `understanding` an --out of its own), `order` (DIR has train/ and test/ with books), `sharing`, `windows`, `muon` and
-`dial` (DIR has books). Each run is the printed command; a run that is complete is not done again. Progress goes to
-standard error, the table to standard output: a column for each kind of run, and behind them the alternatives of the
-first kind that has such a score.
+`dial` (DIR has books). Each run is the printed command; a run that is complete is not done again, nor one whose scores
+are in FILE, where they are written as a line of JSON a run (docs/results/ has such files). Progress goes to standard
+error, the table to standard output: a column for each kind of run, and behind them the alternatives of the first kind
+that has such a score.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ JOBS = {  # kinds of runs by table
     },
     "dial": {size: f"train masked_lm --data {{data}} --size {size} --minutes 5" for size in ("nano", "tiny")},
 }
+SCORE = ("task", "labels", "metric", "representation", "mean", "chance")  # what the table is made of
 
 
 def call(*words: str) -> None:
@@ -74,11 +76,22 @@ def lines(folder: Path) -> list[dict]:
     ]
 
 
-def results(name: str, data: str, out: Path, seeds: list[int]) -> dict[str, list[list[dict]]]:
+def commit() -> str:
+    """The commit of this tree."""
+    done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True)
+    return done.stdout.decode().strip() or "unknown"
+
+
+def results(name: str, data: str, out: Path, seeds: list[int], keep: Path | None) -> dict[str, list[list[dict]]]:
     """The evaluations of all kinds and seeds, training what is missing."""
     found: dict[str, list[list[dict]]] = {kind: [] for kind in JOBS[name]}
+    kept = [json.loads(line) for line in keep.read_text().splitlines()] if keep and keep.exists() else []
+    known = {(run["kind"], run["seed"]): run["scores"] for run in kept}
     for seed in seeds:
         for kind, command in JOBS[name].items():
+            if (kind, seed) in known:
+                found[kind].append(known[kind, seed])
+                continue
             folder = out / "-".join([name, *([] if kind == "run" else [kind.replace(" ", "_")]), str(seed)])
             if not lines(folder):
                 if (folder / "run.json").exists():
@@ -88,6 +101,11 @@ def results(name: str, data: str, out: Path, seeds: list[int]) -> dict[str, list
                     call(*job, "--seed", str(seed), "--out", str(folder))
                 call("eval", str(folder))
             found[kind].append(lines(folder))
+            if keep:
+                scores = [{name: line[name] for name in SCORE} for line in lines(folder)]
+                run = {"kind": kind, "seed": seed, "commit": commit(), "command": command, "scores": scores}
+                with keep.open("a") as file:
+                    file.write(json.dumps(run) + "\n")
     return found
 
 
@@ -126,8 +144,10 @@ def main() -> None:
     parser.add_argument("--data", default="")
     parser.add_argument("--out", type=Path, default=Path("runs/tables"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--keep", type=Path)
     given = parser.parse_args()
-    sys.stdout.write(table(results(given.name, given.data, given.out, given.seeds)) + "\n")
+    found = results(given.name, given.data, given.out, given.seeds, given.keep)
+    sys.stdout.write(table(found) + "\n")
 
 
 if __name__ == "__main__":
