@@ -95,7 +95,7 @@ def compare(what: str, source: str, quick: bool) -> None:
     """Speed, quality and memory for one vocabulary."""
     text = prepared(source, WHAT[what], quick)
     theirs = Theirs(text)
-    steps, rounds = (10 + SKIPPED, 1) if quick else (200, 3)
+    steps, rounds = (10 + SKIPPED, 1) if quick else (120, 3)
     setting = setting_of(text)
     tokens = setting.batch * CONTEXT
 
