@@ -4,11 +4,11 @@
 
 NAME: `glyphs` (the demo; needs no data), `cifar10` (DIR has train/ and test/ with a folder a class), `shakespeare` (DIR
 has the text), `sst2`, `trec` and `understanding` (DIR has train.csv and test.csv with a text and a label; give each set
-of `understanding` an --out of its own), `order` (DIR has train/ and test/ with books), `sharing`, `windows`, `muon` and
-`dial` (DIR has books). Each run is the printed command; a run that is complete is not done again, nor one whose scores
-are in FILE, where they are written as a line of JSON a run (docs/results/ has such files). Progress goes to standard
-error, the table to standard output: a column for each kind of run, and behind them the alternatives of the first kind
-that has such a score.
+of `understanding` an --out of its own; its two objectives have one network, but for what a token may look at), `order`
+(DIR has train/ and test/ with books), `sharing`, `windows`, `muon` and `dial` (DIR has books). Each run is the printed
+command; a run that is complete is not done again, nor one whose scores are in FILE, where they are written as a line of
+JSON a run (docs/results/ has such files). Progress goes to standard error, the table to standard output: a column for
+each kind of run, and behind them the alternatives of the first kind that has such a score.
 """
 
 from __future__ import annotations
@@ -21,6 +21,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+from beside_trainer import Text
+from transformers import ModernBertDecoderConfig, ModernBertDecoderForCausalLM
+
+from selfsup.runtime import Runtime
+
 JOBS = {  # kinds of runs by table
     "glyphs": {"run": "train simclr --data sample:glyphs"},
     "cifar10": {"run": "train simclr --data {data} --minutes 16"},
@@ -30,9 +36,12 @@ JOBS = {  # kinds of runs by table
     },
     "sst2": {"run": "train causal_lm --data {data} --minutes 1"},
     "trec": {"run": "train causal_lm --data {data} --minutes 1"},
-    "understanding": {kind: f"train {kind} --data {{data}} --minutes 2" for kind in ("causal_lm", "masked_lm")},
+    "understanding": {
+        "masked_lm": "train masked_lm --data {data} --size nano --minutes 2",
+        "causal_lm": "train causal_lm --data {data} --init {out}/decoder-{seed} --rate 8e-3 --minutes 2",
+    },
     "order": {
-        negatives: f"train sentence_order --data {{data}} --negatives {negatives} --minutes 25"
+        negatives: f"train sentence_order --data {{data}} --negatives {negatives} --minutes 20"
         for negatives in ("both", "random")
     },
     "sharing": {
@@ -76,6 +85,21 @@ def lines(folder: Path) -> list[dict]:
     ]
 
 
+def decoder(folder: Path, data: str, seed: int) -> None:
+    """The network of masked_lm, but that each token sees only those before it, with fresh weights and a tokenizer."""
+    text = Text("masked_lm", data, Runtime("float32"), size="nano")
+    config = text.training()[0].objective.network.config.to_dict()
+    torch.manual_seed(seed)
+    same = (
+        "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+        "max_position_embeddings", "layer_types", "rope_parameters", "pad_token_id", "bos_token_id", "eos_token_id",
+    )  # fmt: skip
+    ModernBertDecoderForCausalLM(ModernBertDecoderConfig(**{name: config[name] for name in same})).save_pretrained(
+        folder
+    )
+    text.train.tokenizer.save_pretrained(folder)
+
+
 def commit() -> str:
     """The commit of this tree."""
     done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True)
@@ -97,7 +121,9 @@ def results(name: str, data: str, out: Path, seeds: list[int], keep: Path | None
                 if (folder / "run.json").exists():
                     call("resume", str(folder))
                 else:
-                    job = [word.format(data=data) for word in command.split()]
+                    if "/decoder-" in command:
+                        decoder(out / f"decoder-{seed}", data, seed)
+                    job = [word.format(data=data, out=out, seed=seed) for word in command.split()]
                     call(*job, "--seed", str(seed), "--out", str(folder))
                 call("eval", str(folder))
             found[kind].append(lines(folder))

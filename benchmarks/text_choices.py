@@ -82,8 +82,8 @@ def blocks(data: str, steps: int, rounds: int) -> None:
     """Logits block by block."""
     settings = {**NETWORK, "batch": 16, "context": 512, "vocabulary": 16384}
     ours, whole = (start("causal_lm", data, settings) for _ in range(2))
-    other = Without(Steps(whole, steps), head, "LOGITS", 1 << 62)
-    published("blocks", Steps(ours, steps), other, rounds, kinds=whole.objective.facts.vocabulary, bound=head.LOGITS)
+    other = Without(Steps(whole, steps), head, "LOGITS", (1 << 62, 1 << 62))
+    published("blocks", Steps(ours, steps), other, rounds, kinds=whole.objective.facts.vocabulary, bound=head.LOGITS[0])
 
 
 CASES = {"masked head": masked_head, "length groups": length_groups, "blocks": blocks}

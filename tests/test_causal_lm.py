@@ -18,7 +18,7 @@ from selfsup.predictors.generator import Generator
 from selfsup.text_encoder import TextEncoder
 from selfsup.text_network import Shape
 
-FACTS = TextFacts(rows=1, tokens=1000, vocabulary=261, tokenizer="byte", end=256)
+FACTS = TextFacts(rows=1, tokens=1000, vocabulary=261, tokenizer="byte")
 DRAW = Draw(0, 0, torch.arange(4))
 
 

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from selfsup.optim import Lars, Muon, Plan, make_optimizers, orthogonal, set_rates, step_size
 
@@ -52,6 +53,25 @@ def test_muon_takes_hidden_matrices_and_nothing_tied_to_an_embedding() -> None:
     assert isinstance(muon, Muon)
     assert [id(w) for g in muon.param_groups for w in g["params"]] == [id(module[1].weight)]
     assert all(id(w) != id(module[1].weight) for g in adamw.param_groups for w in g["params"])
+
+
+@pytest.mark.parametrize("out", [4, 16])
+def test_muon_steps_alike_whichever_way_a_matrix_lies(out: int) -> None:
+    """GPT-2's Conv1D holds its matrix as in x out."""
+    plain, turned = nn.Sequential(nn.Linear(8, out)), nn.Sequential(Conv1D(out, 8))
+    turned[0].weight.data = plain[0].weight.data.T.clone()
+    turned[0].bias.data = plain[0].bias.data.clone()
+    x, sizes = torch.randn(5, 8, generator=torch.Generator().manual_seed(0)), []
+    for module in (plain, turned):
+        optimizers = make_optimizers(module, "muon", **SETTINGS)
+        sizes.append(step_size(optimizers, 1.0))
+        for _ in range(3):
+            module(x).square().mean().backward()
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+    assert torch.allclose(plain[0].weight, turned[0].weight.T, atol=1e-5)
+    assert sizes[0] == pytest.approx(sizes[1])
 
 
 @pytest.mark.parametrize("shape", [(1, 16, 16), (3, 8, 32), (2, 32, 8)])

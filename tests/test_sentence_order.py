@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForMaskedLM, ModernBertConfig
 
+import selfsup
 from selfsup.data.draw import Draw
 from selfsup.data.facts import TextFacts
-from selfsup.data.segments import SegmentReader, cut
+from selfsup.data.segments import SegmentReader, cut, sentence_ends
 from selfsup.data.source import open_source
 from selfsup.data.tokenizer import train_tokenizer
 from selfsup.data.tokens import TokenStore, open_tokens
@@ -28,7 +29,8 @@ from selfsup.objectives.sentence_order import with_ranker
 from selfsup.text_encoder import TextEncoder
 from selfsup.text_network import Shape, save_network
 
-FACTS = TextFacts(rows=1, tokens=1000, vocabulary=261, tokenizer="byte", end=256, mask=260)
+FACTS = TextFacts(rows=1, tokens=1000, vocabulary=261, tokenizer="byte", mask=260)
+TINY = {"tokenizer": "byte", "layers": 1, "heads": 2, "width": 16, "context": 64, "batch": 4, "steps": 2}
 
 
 def store(texts: list[str]) -> TokenStore:
@@ -167,6 +169,37 @@ def test_too_little_text() -> None:
         SegmentReader(store([f"a sentence {n}" for n in range(20)]), 60)
     with pytest.raises(UserError, match="too few"):
         SegmentReader(store(["One. Two."]), 60)
+
+
+@pytest.mark.parametrize("kind", ["byte", "char", "bpe"])
+@pytest.mark.parametrize(
+    "sentences",
+    [
+        ["One here.", " Two! ", "\nThree?"],
+        ["“Quite so.”", " He left.", " Then"],
+        ["A HEADING", "\n\nA line of verse", "\n \nand another,\nthat goes on"],
+        ["Ended.", "\r\n\r\nA paragraph."],
+    ],
+)
+def test_sentences_and_paragraphs_end(kind: str, sentences: list[str]) -> None:
+    text = "".join(sentences)
+    tokenizer = train_tokenizer(kind, 262, [text])
+    words = Words.of(tokenizer)
+    tables = np.stack([words.ends, words.closes, words.opens, words.wide, words.blank, words.line])
+    ids = np.array(tokenizer(text, add_special_tokens=False)["input_ids"])
+    places = [0, *sentence_ends(ids, tables), len(ids)]
+    found = [tokenizer.decode(ids[start:stop]) for start, stop in pairwise(places)]
+    assert [part.strip() for part in found] == [part.strip() for part in sentences]
+
+
+def test_a_held_out_part_without_pairs_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "valid").mkdir()
+    (tmp_path / "train" / "a.txt").write_text("A first sentence. And a second one. " * 40)
+    (tmp_path / "valid" / "b.txt").write_text("A single one")
+    recipe = selfsup.recipe("sentence_order", data=str(tmp_path), **TINY)
+    run = selfsup.train(recipe, tmp_path / "run", quiet=True)
+    assert run.step == 2 and "too small to be watched" in caplog.text
 
 
 @pytest.mark.parametrize(

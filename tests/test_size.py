@@ -10,7 +10,7 @@ from selfsup.size import dial
 
 ORDER = ["nano", "tiny", "small", "base"]
 CIFAR = ImageFacts(rows=50_000, channels=3, resolution=32, size=32, mean=(0.5,) * 3, sd=(0.2,) * 3)
-PROSE = TextFacts(rows=400, tokens=2_000_000, vocabulary=2048, tokenizer="bpe", end=0)
+PROSE = TextFacts(rows=400, tokens=2_000_000, vocabulary=2048, tokenizer="bpe")
 
 
 @pytest.mark.parametrize("facts", [CIFAR, PROSE], ids=["pictures", "text"])

@@ -69,6 +69,20 @@ def test_the_char_tokenizer_sorts_and_ends():
 
 
 @pytest.mark.parametrize("kind", ["byte", "char", "bpe"])
+def test_a_written_mask_stands_for_a_token_as_it_is_hidden(kind: str, tmp_path: Path):
+    """Where a word has its space in front, a mask in its place takes the space along."""
+    train_tokenizer(kind, 400, ["the cat sat on the mat " * 20]).save_pretrained(tmp_path)
+    tokenizer = load_tokenizer(str(tmp_path))
+    ids = tokenizer("the cat sat", add_special_tokens=False)["input_ids"]
+    if kind == "bpe":
+        ids[1] = tokenizer.mask_token_id
+        assert len(ids) == 3
+    else:
+        ids[4:7] = [tokenizer.mask_token_id]
+    assert tokenizer("the [MASK] sat", add_special_tokens=False)["input_ids"] == ids
+
+
+@pytest.mark.parametrize("kind", ["byte", "char", "bpe"])
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_ids_are_the_tokenizers_and_decode_to_the_text(kind: str, language: str, tmp_path: Path):
     train_tokenizer(kind, 400, [ALL] * 3).save_pretrained(tmp_path)

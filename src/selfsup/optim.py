@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,12 +97,12 @@ def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalized: for hidden matrices and convolutions (as matrices of out x rest).
 
-    Jordan et al. 2024; the step is scaled by sqrt(max(1, rows / columns)), Nesterov momentum. Weights of one shape go
-    together, as one batched product.
+    Jordan et al. 2024; the step is scaled by sqrt(max(1, out / in)), Nesterov momentum. Weights of one shape go
+    together, as one batched product. A group whose matrices are in x out, as GPT-2's, says so by `transposed`.
     """
 
     def __init__(self, groups: Iterable[dict], momentum: float) -> None:
-        super().__init__(groups, {"lr": 0.0, "weight_decay": 0.0, "momentum": momentum})
+        super().__init__(groups, {"lr": 0.0, "weight_decay": 0.0, "momentum": momentum, "transposed": False})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -119,7 +120,7 @@ class Muon(torch.optim.Optimizer):
                 averages = [self.state[weight]["momentum"] for weight in weights]
                 torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
                 directions = torch.stack(torch._foreach_lerp(gradients, averages, group["momentum"])).flatten(2)
-                rows, columns = directions.shape[1:]
+                rows, columns = directions.shape[:0:-1] if group["transposed"] else directions.shape[1:]
                 changes = orthogonal(directions).reshape(len(weights), *shape)
                 torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
                 step = group["lr"] * max(1, rows / columns) ** 0.5
@@ -162,7 +163,12 @@ def make_optimizers(
         return [Lars(rest, momentum)]
     found: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, lr=rate, betas=betas, fused=True)] if rest else []
     if hidden:
-        found.append(Muon(groups([weight for weight in weights if id(weight) in hidden], matrix_rate), momentum))
+        turned = {id(part.weight) for part in module.modules() if isinstance(part, Conv1D)}
+        parts = []
+        for transposed in (False, True):
+            chosen = [weight for weight in weights if id(weight) in hidden and (id(weight) in turned) == transposed]
+            parts += [{**group, "transposed": transposed} for group in groups(chosen, matrix_rate)]
+        found.append(Muon(parts, momentum))
     return found
 
 
@@ -186,7 +192,8 @@ def step_size(optimizers: list[torch.optim.Optimizer], gradient_norm: float) -> 
             for weight in (weight for weight in group["params"] if weight.ndim > 1):
                 norm = float(weight.detach().norm())
                 if isinstance(optimizer, Muon):
-                    step = len(weight) ** 0.5  # norm of sqrt(max(1, rows / columns)) times an orthogonal matrix
+                    out = weight.shape[1] if group["transposed"] else len(weight)
+                    step = out**0.5  # norm of sqrt(max(1, out / in)) times an orthogonal matrix
                 elif isinstance(optimizer, Lars):
                     step = group["trust"] * norm * lasting
                 else:

@@ -31,7 +31,7 @@ def count_steps(recipe: Recipe, training: Training, runtime: Runtime, progress: 
         return max(math.ceil(budget.epochs * training.order.steps_per_epoch), 1)
     assert budget.minutes is not None
     trial = Plan(start=0, stop=10**6, warmup=10**6, cooldown=1, schedule="linear")
-    seconds = float(runtime.same(training.time_steps(trial)))  # type: ignore[arg-type]
+    seconds = runtime.same(training.time_steps(trial))
     steps = max(int(budget.minutes * 60 / seconds), 1)
     epochs = steps / training.order.steps_per_epoch
     progress.say(f"{budget.minutes:g} minutes are {steps:,} steps of {seconds * 1e3:.0f} ms, {epochs:.1f} epochs")

@@ -11,7 +11,7 @@ from selfsup.data.part import Part, label_column
 from selfsup.data.pixels import PixelStore, open_pixels, probe_sizes
 from selfsup.data.source import Data, Source, open_source
 from selfsup.data.store import cache_root, fingerprint
-from selfsup.data.tokenizer import OWN, end_id
+from selfsup.data.tokenizer import OWN
 from selfsup.data.tokens import TokenStore, open_tokens
 from selfsup.errors import UserError
 from selfsup.progress import Progress
@@ -93,8 +93,7 @@ def prepare_text(source: Source, data: TextData, progress: Progress) -> Prepared
     facts = TextFacts(
         rows=len(train.offsets) - 1, tokens=len(train), vocabulary=len(train.tokenizer),
         tokenizer=data.tokenizer if data.tokenizer in OWN else "given",
-        end=end_id(train.tokenizer), mask=mask if isinstance(mask, int) else None,
-        special=tuple(sorted(train.tokenizer.all_special_ids)), content=train.digest(),
+        mask=mask if isinstance(mask, int) else None, content=train.digest(),
     )  # fmt: skip
     return Prepared(train, held_out if len(held_out) > 1 else None, facts)
 

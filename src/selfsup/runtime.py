@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from selfsup.errors import UserError
 from selfsup.nn.norm import over_all_processes
+
+Same = TypeVar("Same")
 
 
 def fast_bfloat16(device: torch.device, convolutions: bool) -> bool:
@@ -97,7 +99,7 @@ class Runtime:
         """Wait until all processes are here."""
         self._accelerator.wait_for_everyone()
 
-    def same(self, value: object) -> object:
+    def same(self, value: Same) -> Same:
         """The main process's value, on all processes."""
         if self.world == 1:
             return value

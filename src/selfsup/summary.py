@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from transformers import GPT2LMHeadModel
 
 from selfsup.construct import shape_of
@@ -10,6 +12,7 @@ from selfsup.image_encoder import ImageEncoder
 from selfsup.objective import Objective
 from selfsup.prepare import Prepared
 from selfsup.recipes import ImageBackbone, Recipe, TextBackbone
+from selfsup.run import Run
 from selfsup.runtime import Runtime
 from selfsup.text_encoder import TextEncoder
 from selfsup.text_network import weights_unshared
@@ -37,9 +40,15 @@ def describe(objective: Objective, prepared: Prepared, recipe: Recipe, runtime: 
 
 
 def _saving(objective: Objective, recipe: Recipe) -> str:
-    """What a shared or narrow text network saves, in words; nothing for others."""
+    """What a shared or narrow text network saves, in words, or that it is none any more; nothing for others."""
     backbone = recipe.backbone
-    if not isinstance(backbone, TextBackbone) or backbone.init or not (backbone.share or backbone.embedding):
+    if not isinstance(backbone, TextBackbone):
+        return ""
+    if backbone.init and (Path(backbone.init) / "run.json").exists():
+        start = Run(backbone.init).recipe.backbone
+        shared = isinstance(start, TextBackbone) and (start.share or start.embedding)
+        return " (shared or factorised ones written out)" if shared else ""
+    if not (backbone.share or backbone.embedding):
         return ""
     said = []
     for encoder in objective.encoders().values():

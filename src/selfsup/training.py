@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -36,6 +37,8 @@ from selfsup.run import Run, check_free
 from selfsup.runtime import Runtime
 from selfsup.size import dial
 from selfsup.summary import describe
+
+log = logging.getLogger("selfsup")
 
 
 def resolve(recipe: Recipe, prepared: Prepared, device: torch.device, precision: str) -> Recipe:
@@ -104,9 +107,14 @@ class Ready:
         Held-out rows are read only where every process would have some.
         """
         module = load_objective(recipe.objective)
-        held_out = module.reader(recipe.config, prepared.held_out) if prepared.held_out is not None else None
-        held_out = held_out if held_out is not None and len(held_out) >= runtime.world else None
         training = Training(objective, module.reader(recipe.config, prepared.train), recipe, runtime)
+        held_out = None
+        if prepared.held_out is not None:
+            try:
+                held_out = module.reader(recipe.config, prepared.held_out)
+            except UserError as error:
+                log.warning("the held-out part is too small to be watched: %s", error)
+        held_out = held_out if held_out is not None and len(held_out) >= runtime.world else None
         store = prepared.held_out if held_out is not None and prepared.held_out is not None else prepared.train
         labelled = labels_to_watch(recipe, prepared, data, progress)
         checks = Checks(objective, recipe, runtime, held_out, store, labelled, progress)

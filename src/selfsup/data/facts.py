@@ -37,9 +37,7 @@ class TextFacts:
         tokens: number of training tokens.
         vocabulary: number of token ids.
         tokenizer: how it was made, `byte`, `char` or `bpe`; `given` for a ready one.
-        end: id of the token that ends a document.
         mask: id of the token that hides another; None where the tokenizer has none.
-        special: ids that are no text, which nothing hides or predicts.
         content: digest of the training tokens, so that a resumed run notices other ones.
     """
 
@@ -47,9 +45,7 @@ class TextFacts:
     tokens: int
     vocabulary: int
     tokenizer: str
-    end: int
     mask: int | None = None
-    special: tuple[int, ...] = ()
     content: str = ""
     kind: str = "text"
 

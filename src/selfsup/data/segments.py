@@ -22,10 +22,12 @@ FULL = 0.85  # how full segments are on average, so that sentences have room to 
 
 
 @njit(cache=True)
-def sentence_ends(ids: NDArray, ends: NDArray, closes: NDArray, opens: NDArray, wide: NDArray) -> NDArray:
-    """Places in `ids` behind which a sentence is over, by the tables of `Words`."""
+def sentence_ends(ids: NDArray, tables: NDArray) -> NDArray:
+    """Places in `ids` behind which a sentence or a paragraph is over, by the (6, V) tables of `Words`."""
+    ends, closes, opens, wide, blank, line = tables
     found, count = np.empty(len(ids), np.int64), 0
     over = free = False  # a sentence has ended, and needs no space to be sure of it
+    gap, lined = -1, False  # where white space began, and whether a line has ended in it
     for place in range(len(ids)):
         token = ids[place]
         if over and closes[token] and not ends[token]:
@@ -33,6 +35,15 @@ def sentence_ends(ids: NDArray, ends: NDArray, closes: NDArray, opens: NDArray, 
         if over and (free or opens[token]):
             found[count] = place
             count += 1
+        if not blank[token]:
+            gap, lined = -1, False
+        elif gap < 0:
+            gap, lined = place, line[token]
+        elif line[token]:
+            if lined and (count == 0 or found[count - 1] < gap):  # an empty line
+                found[count] = gap
+                count += 1
+            lined = True
         over = ends[token]
         free = wide[token]
     return found[:count]
@@ -65,9 +76,9 @@ def cut(start: int, stop: int, ends: NDArray, longest: int) -> NDArray:
 def segments(store: TokenStore, longest: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The segments of a store: (S,) where each begins and stops, and (S,) the number of its document."""
     words = Words.of(store.tokenizer)
-    tables = (words.ends, words.closes, words.opens, words.wide)
+    tables = np.stack([words.ends, words.closes, words.opens, words.wide, words.blank, words.line])
     ends = np.concatenate(
-        [block + sentence_ends(store.read(block, block + BLOCK), *tables) for block in range(0, len(store), BLOCK)]
+        [block + sentence_ends(store.read(block, block + BLOCK), tables) for block in range(0, len(store), BLOCK)]
     )
     places, numbers = [np.empty((0, 2), np.int64)], [np.empty(0, np.int64)]
     for number, (start, stop) in enumerate(zip(*store.texts(), strict=True)):
@@ -105,7 +116,7 @@ class SegmentReader(Reader):
         if not len(self.rows):
             raise UserError(
                 f"no document has two sentences of at most {longest} tokens, so there is no order to learn; "
-                "give a longer --context, or longer texts"
+                "give a longer --context, longer texts, or --tokenizer bpe"
             )
         if len(self.start) < 8:
             raise UserError(f"{len(self.start)} segments of text are too few to find foreign ones in; give more text")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Regex, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as Tokens
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -19,12 +19,14 @@ END = "<|endoftext|>"  # between documents; also what stands for a character tha
 OWN = ("byte", "char", "bpe")
 MARKS = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "mask_token": "[MASK]"}
 SPECIAL = (END, *MARKS.values())  # one vocabulary serves every objective
+# A hidden word of byte pairs took its space along, so a written mask does too.
+MASK = AddedToken(MARKS["mask_token"], lstrip=True, special=True)
 # GPT-2's way to cut text into words, but vowel signs and other marks stay with their letters: Hindi has them inside of
 # words, and numbers come in threes.
 WORDS = r"'(?:[sdmt]|ll|ve|re)| ?[\p{L}\p{M}]+| ?\p{N}{1,3}| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
 
 
-def _byte_symbols() -> list[str]:
+def byte_symbols() -> list[str]:
     """The printable character that stands for each byte, by the byte's value (GPT-2's table)."""
     table = {ord(symbol): symbol for symbol in pre_tokenizers.ByteLevel.alphabet() if ord(symbol) < 256}
     spare = (symbol for symbol in sorted(pre_tokenizers.ByteLevel.alphabet()) if ord(symbol) >= 256)
@@ -42,7 +44,7 @@ def train_tokenizer(kind: str, vocabulary: int, texts: Iterable[str]) -> PreTrai
     """
     if kind == "byte":
         # Sizes of one character are whole tokens: a vocabulary of bytes and no merges.
-        tokens = Tokens(models.BPE({symbol: byte for byte, symbol in enumerate(_byte_symbols())}, []))
+        tokens = Tokens(models.BPE({symbol: byte for byte, symbol in enumerate(byte_symbols())}, []))
         tokens.add_special_tokens(list(SPECIAL))
         tokens.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         tokens.decoder = decoders.ByteLevel()
@@ -59,12 +61,14 @@ def train_tokenizer(kind: str, vocabulary: int, texts: Iterable[str]) -> PreTrai
         tokens.pre_tokenizer = pre_tokenizers.Sequence([words, symbols])
         tokens.decoder = decoders.ByteLevel()
         alphabet = pre_tokenizers.ByteLevel.alphabet()
+        special = [MASK if mark == MASK.content else mark for mark in SPECIAL]
         trainer = trainers.BpeTrainer(
-            vocab_size=vocabulary, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False
+            vocab_size=vocabulary, special_tokens=special, initial_alphabet=alphabet, show_progress=False
         )
         tokens.train_from_iterator(texts, trainer)
+    marks = {**MARKS, "mask_token": MASK} if kind == "bpe" else MARKS
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokens, eos_token=END, bos_token=END, clean_up_tokenization_spaces=False, **MARKS
+        tokenizer_object=tokens, eos_token=END, bos_token=END, clean_up_tokenization_spaces=False, **marks
     )
 
 

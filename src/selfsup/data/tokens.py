@@ -160,7 +160,7 @@ def _tokenizer_folder(part: Part, split: str, tokenizer: str, size: int, root: P
 
     def learn(folder: Path) -> None:
         if tokenizer in OWN:
-            # All characters are listed, so that none is unknown; pairs are learned, so not from held-out text.
+            # All characters are listed, also those of what is held out of this part; pairs are learned, so not from it.
             blocks = split_documents(part.table, "nothing" if tokenizer == "char" else split, [])
             found = train_tokenizer(tokenizer, size, _texts(blocks, text_size(part.table), progress))
             progress("learning the tokenizer", 1, 1)

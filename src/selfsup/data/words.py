@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from selfsup.data.tokenizer import byte_symbols
+
 # How a sentence or a paragraph ends; what may stand behind the mark; marks that need no space after them.
 ENDS = re.compile(r"[.!?…。！？।॥؟۔][\"'”’»」』)\]]*\s*$|\n\s*\n")  # noqa: RUF001
 CLOSES = re.compile(r"[\"'”’»」』)\]]+$")  # noqa: RUF001
@@ -16,6 +18,8 @@ WIDE = re.compile(r"[。！？।॥]")  # noqa: RUF001
 # Scripts that put no space between words: there every token is one.
 UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
 HALF = "\N{REPLACEMENT CHARACTER}"  # some bytes of a character
+# First bytes of Chinese and Japanese characters in UTF-8, in the printable form that byte-level tokenizers write.
+UNSPACED_BYTES = tuple(byte_symbols()[0xE3:0xEA])
 
 
 @dataclass(frozen=True)
@@ -25,9 +29,11 @@ class Words:
     Attributes:
         begins: (V,) bool, a word begins with this token.
         ends: (V,) bool, a sentence may end with it.
-        closes: (V,) bool, closing quotes and brackets only.
+        closes: (V,) bool, closing quotes and brackets only, or some bytes of a character, which may be one.
         opens: (V,) bool, white space comes first, or need not: the sentence before it can be over.
         wide: (V,) bool, it ends a sentence without white space after it.
+        blank: (V,) bool, white space only.
+        line: (V,) bool, a line ends in that.
     """
 
     begins: np.ndarray
@@ -35,6 +41,8 @@ class Words:
     closes: np.ndarray
     opens: np.ndarray
     wide: np.ndarray
+    blank: np.ndarray
+    line: np.ndarray
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> Words:
@@ -51,20 +59,24 @@ class Words:
                 f" {text.lstrip()}" if piece and piece.startswith("▁") else text
                 for piece, text in zip(pieces, texts, strict=True)
             ]
-            begins = [_begins_word(text) for text in texts]
+            begins = [_begins_word(text, str(piece)) for text, piece in zip(texts, pieces, strict=True)]
         spaced = not continued and any(text[:1].isspace() for text in texts)
         return cls(
             begins=np.array(begins, bool),
             ends=np.array([bool(ENDS.search(text)) for text in texts], bool),
-            closes=np.array([bool(CLOSES.match(text)) for text in texts], bool),
+            closes=np.array([bool(CLOSES.match(text)) or set(text) == {HALF} for text in texts], bool),
             opens=np.array([not spaced or text[:1].isspace() for text in texts], bool),
             wide=np.array([bool(WIDE.search(text)) or text[-1:].isspace() for text in texts], bool),
+            blank=np.array([text.isspace() for text in texts], bool),
+            line=np.array([text.isspace() and "\n" in text for text in texts], bool),
         )
 
 
-def _begins_word(text: str) -> bool:
+def _begins_word(text: str, piece: str) -> bool:
     """Whether a word begins with a token of this text: after a space, at a mark, and in scripts without spaces."""
     first = text[:1]
-    if not first or first == HALF or unicodedata.category(first).startswith("M"):
+    if first == HALF:
+        return piece.startswith(UNSPACED_BYTES)
+    if not first or unicodedata.category(first).startswith("M"):
         return False
     return not first.isalnum() or unicodedata.name(first, "").startswith(UNSPACED)

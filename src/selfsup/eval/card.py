@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,6 +28,8 @@ from selfsup.prepare import Prepared, open_part, prepare
 from selfsup.progress import Progress
 from selfsup.recipes import ImageData, TextData
 from selfsup.run import Run
+
+log = logging.getLogger("selfsup")
 
 
 def evaluate(
@@ -98,7 +101,13 @@ def _card(
         kinds = {predictor.kind for predictor in run.untrained().predictors()}
         judge = evaluate_order if "order" in kinds else evaluate_language if kinds & {"generate", "fill"} else None
         if judge:
-            spoken, gained = judge(run, *_texts(run, settings, data, progress), name, progress)
+            try:
+                spoken, gained = judge(run, *_texts(run, settings, data, progress), name, progress)
+            except UserError as error:
+                if not results:  # what the labels have told stands
+                    raise
+                log.warning("%s is not scored as text: %s", name, error)
+                return results, found
             results, found = results + spoken, found + gained
     if not results:
         raise UserError(f"{name} has no labels, and a run of {recipe.objective} is scored with some; name such --data")

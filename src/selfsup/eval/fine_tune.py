@@ -17,20 +17,21 @@ from selfsup.data.pixels import PixelStore
 from selfsup.encoder import Encoder
 from selfsup.eval.few_labels import Level
 from selfsup.eval.labelled import Labelled, chosen
-from selfsup.eval.probes import Score, encoders_of
+from selfsup.eval.probes import Score
 from selfsup.image_encoder import ImageEncoder
 from selfsup.optim import Plan, make_optimizers, set_rates
 from selfsup.progress import Progress
 from selfsup.run import Run
-from selfsup.runtime import fast_bfloat16
+from selfsup.runtime import fast_bfloat16, fastest_device
 
 RATE, DECAY, BATCH, EPOCHS, MIN_STEPS = 1e-3, 0.05, 128, 10, 200
 
 
 def fine_tuned(run: Run, labelled: Labelled, levels: Sequence[Level], progress: Progress) -> list[Score]:
     """The answers of the run's network and of the same one from scratch, each trained alike; one draw of labels."""
-    encoders = encoders_of(run)
-    starts = {"run": encoders["run"], "scratch": encoders["untrained"]}
+    trained = run.encoder().to(fastest_device())
+    # As it was saved, so that both have as many weights: shared ones were written out.
+    starts = {"run": trained, "scratch": trained.fresh(run.recipe.seed).to(fastest_device())}
     found = []
     for level in levels:
         rows = level.rows(labelled.labels, 0)

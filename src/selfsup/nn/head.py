@@ -13,7 +13,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from selfsup.ops.language import token_loss
 
-LOGITS = 1 << 26  # most logits at once: 256 MB, and as much again for their gradient
+# Most logits at once, on a CPU and elsewhere: 16 MB and 256 MB, and as much again for their gradient. What is larger
+# than 32 MB a CPU's allocator gives back and takes anew, which costs as much as making logits twice (decisions.md).
+LOGITS = (1 << 22, 1 << 26)
 
 
 class _Output(BaseModelOutputWithPooling):
@@ -70,8 +72,8 @@ def head_on(
 def token_losses(network: PreTrainedModel, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Cross-entropy of tokens in nats, and whether each was the likeliest, from the states that tell them.
 
-    Where there would be more than `LOGITS` logits, they are made block by block, and again in the backward pass, so
-    that one block is in memory at a time.
+    Where there would be more than `LOGITS`, they are made block by block, and again in the backward pass, so that one
+    block is in memory at a time.
 
     Args:
         network: with its head for causal or masked language.
@@ -85,7 +87,7 @@ def token_losses(network: PreTrainedModel, states: Tensor, targets: Tensor) -> t
     def block(some: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
         return token_loss(head_on(network, some[None])[0], wanted)
 
-    size = max(LOGITS // int(network.config.vocab_size), 1)
+    size = max(LOGITS[states.device.type != "cpu"] // int(network.config.vocab_size), 1)
     if len(states) <= size:
         return block(states, targets)
     parts = [

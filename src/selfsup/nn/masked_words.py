@@ -13,7 +13,7 @@ from selfsup.data.draw import Draw
 from selfsup.data.facts import TextFacts
 from selfsup.data.words import Words
 from selfsup.errors import UserError
-from selfsup.ops.masking import choose_units
+from selfsup.ops.masking import choose_units, units
 
 Unit = Literal["token", "word", "span"]
 SPAN = 3.8  # mean length of a span: SpanBERT's (Joshi et al. 2020, section 3.1), whose lengths are geometric too
@@ -68,6 +68,8 @@ class MaskedWords(nn.Module):
         begins = begins | ~allowed | ~F.pad(allowed, (1, 0))[:, :-1]
         hidden = choose_units(draw.uniform("unit", width), begins, allowed, self.rate)
         kind = draw.uniform("kind", width)
+        if self.unit == "span":  # a span shares its fate (Joshi et al. 2020, section 3.1)
+            kind = kind.gather(1, units(begins))
         other = self.ordinary[draw.integers("other", len(self.ordinary), width)]
         changed = torch.where(kind < MASK, self.mask, torch.where(kind < MASK + RANDOM, other, tokens))
         return torch.where(hidden, changed, tokens), hidden

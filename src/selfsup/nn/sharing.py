@@ -13,12 +13,15 @@ def blocks_of(network: nn.Module) -> nn.ModuleList:
 
 
 def share_blocks(network: nn.Module) -> None:
-    """Make every block use the weights of the first; each keeps its number, by which a cache knows it."""
-    first, *others = blocks_of(network)
-    for block in others:
-        for name, weight in first.named_parameters():
+    """Make every block use the weights of the first that has them; each keeps its number, by which a cache knows it.
+
+    ModernBERT's first block lacks a norm that the others have.
+    """
+    shared: dict[str, nn.Parameter] = {}
+    for block in blocks_of(network):
+        for name, weight in list(block.named_parameters()):
             place, _, last = name.rpartition(".")
-            block.get_submodule(place).register_parameter(last, weight)
+            block.get_submodule(place).register_parameter(last, shared.setdefault(name, weight))
 
 
 class NarrowEmbedding(nn.Module):

@@ -73,10 +73,10 @@ class CausalLM(Objective):
         self.register_buffer("window", torch.tensor(config.context_start or config.context))
 
     def after_step(self, progress: float) -> None:
-        """The window doubles at equal intervals, the last time at half of the steps."""
+        """The window doubles at equal intervals, the last time at half of the steps; more steps do not shrink it."""
         start = self.config.context_start or self.config.context
         doublings = (self.config.context // start).bit_length() - 1
-        self.window.fill_(start << min(int(progress / GROWN * doublings), doublings))
+        self.window.clamp_(min=start << min(int(progress / GROWN * doublings), doublings))
 
     def views(self, batch: Batch, draw: Draw) -> Batch:
         """`input` and `target` (B, T), one token apart, and which targets there are."""

@@ -12,10 +12,9 @@ def units(begins: Tensor) -> Tensor:
 
 
 def choose_units(noise: Tensor, begins: Tensor, allowed: Tensor, rate: float) -> Tensor:
-    """A share of the allowed positions, in whole units, each unit as likely as any other.
+    """A share of the allowed positions, in whole units that are taken in the order of their noise.
 
-    Units are taken in the order of their noise while they fit into round(rate x allowed positions), but at least one,
-    so that the share is as near to the rate as whole units come.
+    As many are taken, but at least one, as come nearest to round(rate x allowed positions).
 
     Args:
         noise: (B, L) uniform; unit i of a row goes by element i.
@@ -38,4 +37,6 @@ def choose_units(noise: Tensor, begins: Tensor, allowed: Tensor, rate: float) ->
         1, unit, torch.where(allowed, rank, score.shape[1]), "amin"
     )
     wanted = (rate * allowed.sum(1)).round().clamp(min=1)[:, None]
-    return allowed & ((last < wanted) | (first.gather(1, unit) == 0))
+    first = first.gather(1, unit)
+    nearer = last + 1 - wanted <= wanted - first  # with this unit than without it
+    return allowed & (nearer | (first == 0))
