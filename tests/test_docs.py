@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 import shlex
@@ -53,10 +54,10 @@ def test_objective_of_the_docs_trains_and_evaluates(tmp_path: Path, monkeypatch:
     assert (tmp_path / "runs/turned/pictures/loss.png").exists()
 
 
-def readme_commands() -> list[list[str]]:
-    """Every `selfsup` command in the README, a budget of a few steps in place of the one it has."""
+def commands(text: str) -> list[list[str]]:
+    """Every `selfsup` command in a text, a budget of a few steps in place of the one it has."""
     found = []
-    for line in re.findall(r"^(?:    |\$ )selfsup (.*?)(?:\s+#.*)?$", (ROOT / "README.md").read_text(), re.MULTILINE):
+    for line in re.findall(r"^(?:    |\$ )selfsup (.*?)(?:\s+#.*)?$", text, re.MULTILINE):
         words = shlex.split(re.sub(r"--(?:minutes|steps|epochs) \S+", "", line))
         found.append([*words, "--steps", "3", "--batch", "8"] if words[0] == "train" else words)
     return found
@@ -66,8 +67,8 @@ def test_readme_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(tmp_path)
     photos, labelled, book = readme_data(tmp_path)
     assert photos.exists() and labelled.exists() and book.exists()
-    commands = readme_commands()
-    assert {words[0] for words in commands} >= {
+    found = commands((ROOT / "README.md").read_text())
+    assert {words[0] for words in found} >= {
         "train",
         "eval",
         "export",
@@ -78,7 +79,17 @@ def test_readme_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         "resume",
         "list",
     }
-    for words in commands:
+    for words in found:
+        assert run(words) == 0, " ".join(words)
+
+
+def test_quickstart_text_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    readme_data(tmp_path)
+    page = (ROOT / "docs/quickstart.md").read_text()
+    found = commands(page[page.index("\n## Text") : page.index("\n## Was it worth it")])
+    assert len(found) >= 10
+    for words in found:
         assert run(words) == 0, " ".join(words)
 
 
@@ -96,6 +107,12 @@ def readme_data(folder: Path) -> tuple[Path, Path, Path]:
     words = [" ".join(generator.choice(["the", "cat", "sat", "on", "a", "mat"], 12)) for _ in range(400)]
     (folder / "book.txt").write_text(".\n".join(words))
     (folder / "passages.txt").write_text("A mat sat on the cat.\nThe mat.\n")
+    rows = "".join(f"the cat sat {number},{('good', 'bad')[number % 2]}\n" for number in range(12))
+    for name in ("reviews", "examples"):
+        (folder / f"{name}.csv").write_text(f"text,label\n{rows}")
+    pair = {"word": "mat", "sentence1": "A mat sat.", "sentence2": "On a mat."}
+    pairs = [json.dumps({**pair, "label": number % 2 == 0}) for number in range(40)]
+    (folder / "pairs.jsonl").write_text("\n".join(pairs))
     return folder / "photos", folder / "labelled", folder / "book.txt"
 
 
