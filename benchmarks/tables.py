@@ -92,11 +92,12 @@ def decoder(folder: Path, data: str, seed: int) -> None:
     torch.manual_seed(seed)
     same = (
         "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-        "max_position_embeddings", "layer_types", "rope_parameters", "pad_token_id", "bos_token_id", "eos_token_id",
+        "max_position_embeddings", "layer_types", "rope_parameters", "pad_token_id",
+        "cls_token_id", "sep_token_id",
     )  # fmt: skip
-    ModernBertDecoderForCausalLM(ModernBertDecoderConfig(**{name: config[name] for name in same})).save_pretrained(
-        folder
-    )
+    end = text.train.tokenizer.eos_token_id
+    given = {name: config[name] for name in same} | {"bos_token_id": end, "eos_token_id": end}
+    ModernBertDecoderForCausalLM(ModernBertDecoderConfig(**given)).save_pretrained(folder)
     text.train.tokenizer.save_pretrained(folder)
 
 

@@ -92,6 +92,7 @@ class TextEncoder(Encoder):
             UserError: there is none, or it cannot be fetched, or has no such head.
         """
         place = name.removeprefix("hf:")
+        disable_progress_bar()
         try:
             config = AutoConfig.from_pretrained(place)
             given = config.to_dict()
