@@ -110,8 +110,10 @@ def readme_data(folder: Path) -> tuple[Path, Path, Path]:
     rows = "".join(f"the cat sat {number},{('good', 'bad')[number % 2]}\n" for number in range(12))
     for name in ("reviews", "examples"):
         (folder / f"{name}.csv").write_text(f"text,label\n{rows}")
-    pair = {"word": "mat", "sentence1": "A mat sat.", "sentence2": "On a mat."}
-    pairs = [json.dumps({**pair, "label": number % 2 == 0}) for number in range(40)]
+    pairs = [
+        json.dumps({"word": "mat", "sentence1": f"Mat {n}.", "sentence2": f"The mat of {n}.", "label": n % 2 == 0})
+        for n in range(60)
+    ]
     (folder / "pairs.jsonl").write_text("\n".join(pairs))
     return folder / "photos", folder / "labelled", folder / "book.txt"
 

@@ -46,7 +46,10 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setitem(TABLES["results"].__globals__, "call", note)
     (tmp_path / "glyphs-1").mkdir()
     (tmp_path / "glyphs-1" / "run.json").write_text("{}")  # killed while it trained
-    assert len(TABLES["results"]("glyphs", "", tmp_path, [0, 1])["run"]) == 2
+    assert len(TABLES["results"]("glyphs", "", tmp_path, [0, 1], None)["run"]) == 2
     assert [words[0] for words in calls] == ["train", "eval", "resume", "eval"]
-    TABLES["results"]("glyphs", "", tmp_path, [0, 1])
+    keep = tmp_path / "kept.jsonl"
+    found = TABLES["results"]("glyphs", "", tmp_path, [0, 1], keep)
     assert len(calls) == 4
+    elsewhere = TABLES["results"]("glyphs", "", tmp_path / "elsewhere", [0, 1], keep)
+    assert len(calls) == 4 and TABLES["table"](elsewhere) == TABLES["table"](found)
