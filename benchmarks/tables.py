@@ -38,7 +38,7 @@ JOBS = {  # kinds of runs by table
     "trec": {"run": "train causal_lm --data {data} --minutes 1"},
     "understanding": {
         "masked_lm": "train masked_lm --data {data} --size nano --minutes 2",
-        "causal_lm": "train causal_lm --data {data} --init {out}/decoder-{seed} --rate 8e-3 --minutes 2",
+        "causal_lm": "train causal_lm --data {data} --init {decoder} --rate 8e-3 --minutes 2",
     },
     "order": {
         negatives: f"train sentence_order --data {{data}} --negatives {negatives} --minutes 20"
@@ -122,9 +122,10 @@ def results(name: str, data: str, out: Path, seeds: list[int], keep: Path | None
                 if (folder / "run.json").exists():
                     call("resume", str(folder))
                 else:
-                    if "/decoder-" in command:
-                        decoder(out / f"decoder-{seed}", data, seed)
-                    job = [word.format(data=data, out=out, seed=seed) for word in command.split()]
+                    start = out / f"decoder-{seed}"
+                    if "{decoder}" in command:
+                        decoder(start, data, seed)
+                    job = [word.format(data=data, decoder=start) for word in command.split()]
                     call(*job, "--seed", str(seed), "--out", str(folder))
                 call("eval", str(folder))
             found[kind].append(lines(folder))
