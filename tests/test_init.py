@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,21 @@ def test_text_keeps_its_tokenizer(place: Path, tmp_path: Path) -> None:
     ids = [encoder.tokenizer("the cat")["input_ids"] for encoder in (old.encoders()["text"], begun.encoders()["text"])]
     assert ids[0] == ids[1]
     assert run.facts.vocabulary == selfsup.Run(place / "text").facts.vocabulary
+
+
+def test_what_sharing_saves_and_when_no_more_is_said(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shape = {**WORDS, "layers": 4, "share": True, "tokenizer": "byte", "steps": 1}
+    first, second = str(place / "first.txt"), str(place / "second.txt")
+    shared = selfsup.train(selfsup.recipe("masked_lm", data=first, **shape), tmp_path / "shared")
+    own, unshared = map(float, re.findall(r"the network (\S+), unshared (\S+)\)", capsys.readouterr().err)[0])
+    assert own < unshared
+    recipe = selfsup.recipe("masked_lm", data=second, steps=1, init=str(shared.folder), **GIVEN)
+    written = selfsup.train(recipe, tmp_path / "written")
+    assert "written out)" in capsys.readouterr().err
+    weights = [sum(weight.numel() for weight in run.objective().parameters()) for run in (shared, written)]
+    assert weights[1] > weights[0]
 
 
 def test_another_family_is_refused(place: Path, tmp_path: Path) -> None:

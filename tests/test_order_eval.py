@@ -165,3 +165,15 @@ def test_too_little_text(run: Run, tmp_path: Path) -> None:
     (tmp_path / "few.jsonl").write_text(json.dumps({"text": document(1, 3)}))
     with pytest.raises(selfsup.UserError, match="too few"):
         selfsup.evaluate(run.folder, tmp_path / "few.jsonl", quiet=True)
+
+
+def test_labels_are_scored_where_order_cannot_be_asked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for part, numbers, sentences in (("train", range(60), 4), ("test", range(60, 100), 1)):
+        rows = [{"text": document(k, sentences), "label": "odd" if k % 2 else "even"} for k in numbers]
+        (tmp_path / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {**SHAPE, "columns": ("text=text", "label=label")}
+    folder = train(selfsup.recipe("sentence_order", data=tmp_path, **settings), tmp_path / "run", quiet=True).folder
+    with caplog.at_level("WARNING", "selfsup"):
+        rows = selfsup.evaluate(folder, labels=("100%",), quiet=True)
+    assert {row["task"] for row in rows} == {"knn", "linear", "verdict"}
+    assert "is not scored as text" in caplog.text
