@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from transformers import PreTrainedTokenizerFast
 
 from selfsup import cli
+from selfsup.data.tokenizer import train_tokenizer
 
 pytestmark = pytest.mark.usefixtures("short_fits")
 
@@ -51,6 +53,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cli.run(["train", "causal_lm", "--data", f"{root}/some.txt", "--out", f"{root}/lm", *TEXT_RUN.split()])
     cli.run(["train", "masked_lm", "--data", f"{root}/some.txt", "--out", f"{root}/masked", *TEXT_RUN.split()])
     (root / "texts.csv").write_text("text,label\na fine day,good\na sad day,bad\n")
+    maskless = PreTrainedTokenizerFast(
+        tokenizer_object=train_tokenizer("bpe", 261, []).backend_tokenizer, eos_token="[SEP]"
+    )
+    maskless.save_pretrained(root / "maskless")
     (root / "blank.txt").write_text("\n  \n")
     (root / "early").mkdir()  # killed before its first checkpoint
     shutil.copy(root / "run" / "run.json", root / "early")
@@ -138,6 +144,15 @@ MISTAKES = {
         "train causal_lm --data {}/some.txt --heads 3 --width 8 --out {}/new", "--width 8", "--heads 3", "--width 9",
     ),
     "small vocabulary": ("train causal_lm --data {}/some.txt --vocabulary 100 --out {}/new", "--vocabulary 100", "261"),
+    "a vocabulary for bytes": (
+        "train causal_lm --data {}/some.txt --tokenizer byte --vocabulary 300 --out {}/new", "--vocabulary 300", "drop",
+    ),
+    "a vocabulary for given weights": (
+        "train causal_lm --data {}/some.txt --init {}/lm --vocabulary 300 --out {}/new", "--vocabulary 300", "drop",
+    ),
+    "a tokenizer without a mask": (
+        "train masked_lm --data {}/some.txt --tokenizer {}/maskless --out {}/new", "no mask token", "bpe, char or byte",
+    ),
     "data of the hub, offline": ("train simclr --data hf:some/thing --out {}/new", "hf:some/thing", "network"),
     "weights of the hub, offline": (
         "train simclr --data sample:digits --init hf:some/thing --out {}/new", "hf:some/thing", "check the id",

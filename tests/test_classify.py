@@ -85,7 +85,9 @@ def test_texts(tmp_path: Path) -> None:
     (tmp_path / "like.csv").write_text("body,kind\n" + "".join(like))
     (tmp_path / "new.csv").write_text("body,id\nsun sun sun,1\nmoon moon,2\n")
     columns = ("text=body", "label=kind")
-    verb.classify(
-        tmp_path / "run", tmp_path / "new.csv", tmp_path / "like.csv", tmp_path / "c.csv", columns, quiet=True
-    )
-    assert [row["label"] for row in rows(tmp_path / "c.csv")] == ["warm", "cold"]
+    (tmp_path / "plain").mkdir()  # files have no columns of their own
+    for name, text in (("1.txt", "sun sun sun"), ("2.txt", "moon moon")):
+        (tmp_path / "plain" / name).write_text(text)
+    for data in ("new.csv", "plain"):
+        verb.classify(tmp_path / "run", tmp_path / data, tmp_path / "like.csv", tmp_path / "c.csv", columns, quiet=True)
+        assert [row["label"] for row in rows(tmp_path / "c.csv")] == ["warm", "cold"]

@@ -77,8 +77,12 @@ def test_sums_of_a_row_equal_a_slow_loop(runs: dict[str, Run], name: str) -> Non
             token = int(views["target"][0, place])
             expected[row] -= float(logits[place].log_softmax(0)[token])
             right, asked = right + (int(logits[place].argmax()) == token), asked + 1
-    np.testing.assert_allclose(nats, expected, rtol=1e-4)
-    assert (count, correct) == (asked, right)
+    found = [(nats, count, correct)]
+    if name == "masked_lm":
+        found.append(Hidden.of(objective, reader).told_by_network(objective.network, Progress(False)))
+    for nats, count, correct in found:
+        np.testing.assert_allclose(nats, expected, rtol=1e-4)
+        assert (count, correct) == (asked, right)
 
 
 def test_a_masked_run_beside_its_baselines(runs: dict[str, Run]) -> None:
@@ -120,10 +124,8 @@ def test_rows_that_are_texts(runs: dict[str, Run], texts: Path) -> None:
     model = NGram.fit(past.read(0, len(past)), len(past.tokenizer))
     nats, count, correct = hidden.told_by(model)
     again = Hidden.of(run.objective(), reader)
-    assert np.array_equal(hidden.counted, again.counted) and count == hidden.counted.sum() == hidden.size(
-        past.tokenizer
-    )
-    assert np.abs(hidden.counted.sum(1) / (hidden.length - 2) - 0.15).max() < 0.05
+    assert hidden.counted.equal(again.counted) and count == hidden.counted.sum() == hidden.size(past.tokenizer)
+    assert (hidden.counted.sum(1) / (hidden.length - 2) - 0.15).abs().max() < 0.05
     right = 0
     for row in range(len(reader)):
         own = held_out.read(reader.start[row], reader.stop[row]).astype(np.int64)

@@ -102,6 +102,12 @@ class TestHiding:
             ids = TOKENIZER(text, add_special_tokens=False)["input_ids"]
             assert begins[ids[1:]].sum() + 1 == words
 
+    def test_signs_of_word_pieces_in_a_text_make_no_word_pieces(self) -> None:
+        tokenizer = train_tokenizer("bpe", 400, ["## A head\n\n##### another one\n" * 20])
+        words = Words.of(tokenizer)
+        ids = tokenizer("## another A3", add_special_tokens=False)["input_ids"]
+        assert "##" in tokenizer.get_vocab() and words.begins[ids].sum() < len(ids) and not words.opens.all()
+
     def test_spans_are_long(self) -> None:
         for unit, low, high in (("token", 1.0, 1.4), ("span", 3.0, 5.0)):
             hidden = self.hidden(unit)[2].int()

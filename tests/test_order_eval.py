@@ -12,9 +12,10 @@ import pytest
 import torch
 
 import selfsup
+from selfsup.data.draw import Draw
 from selfsup.data.segments import SegmentReader
 from selfsup.eval import order
-from selfsup.eval.order import Bags, Questions, passages, strangers, wins
+from selfsup.eval.order import Bags, Questions, passages, ranker_of, strangers, wins
 from selfsup.objective import load_objective
 from selfsup.prepare import prepare
 from selfsup.progress import Progress
@@ -122,10 +123,10 @@ def test_bags_of_words_tell_what_words_give_away(readers: tuple[SegmentReader, S
 
 def test_a_run_beside_its_words(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = selfsup.evaluate(run.folder, quiet=True)
-    found = {(row["representation"], row["metric"]): row for row in rows[:-1]}
+    found = {(row["representation"], row["metric"]): row for row in rows if row["task"] == "order"}
     asked = {"order accuracy": 0.5, "next accuracy": 0.5, "continue accuracy": 0.25}
     assert found.keys() == {(who, metric) for who in ("run", "untrained", "raw") for metric in asked}
-    assert all(row["chance"] == asked[row["metric"]] and row["task"] == "order" for row in rows[:-1])
+    assert all(row["chance"] == asked[metric] for (_, metric), row in found.items())
     assert found["raw", "next accuracy"]["mean"] > 0.8
     assert "which of two neighboring passages comes first" in rows[-1]["text"]
     assert rows[-1]["text"].startswith("not worth it: ")  # four steps
@@ -139,8 +140,35 @@ def test_a_run_beside_its_words(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
     judged = iter([Knowing(truth)])
     monkeypatch.setattr(order, "ranker_of", lambda objective: next(judged, None) or of(objective))
     rows = selfsup.evaluate(run.folder, quiet=True)
-    assert [row["mean"] for row in rows if row["representation"] == "run"] == [1, 1, 1, 1]
+    assert [row["mean"] for row in rows if row["representation"] == "run" and row["task"] != "language"] == [1, 1, 1, 1]
     assert rows[-1]["text"].startswith("worth it: +")
+
+
+def test_hidden_words_of_pairs_are_scored_too(run: Run, readers: tuple[SegmentReader, SegmentReader]) -> None:
+    rows = selfsup.evaluate(run.folder, quiet=True)
+    found = {(row["representation"], row["metric"]): row["mean"] for row in rows if row["task"] == "language"}
+    assert {who for who, _ in found} == {"run", "untrained", "unigram", "5-gram"} and len(found) == 16
+    assert "bits per byte saved on held-out text" in rows[-1]["text"]
+    objective, nats, count = run.objective().eval(), 0.0, 0
+    for row in range(len(readers[1])):
+        draw = Draw(0, -1, torch.tensor([row]))
+        views = {name: value[0, 0] for name, value in objective.views(readers[1].gather(draw), draw).items()}
+        with torch.no_grad():
+            logits = objective.network(views["input"][None, : int(views["length"])]).logits[0]
+        asked = views["counted"].nonzero()[:, 0]
+        chances = logits[asked].double().log_softmax(1)
+        nats, count = nats - float(chances[torch.arange(len(asked)), views["target"][asked]].sum()), count + len(asked)
+    assert found["run", "nats per masked token"] == pytest.approx(nats / count, rel=1e-5)
+
+
+def test_a_run_goes_on_with_the_head_of_another(run: Run, texts: Path, tmp_path: Path) -> None:
+    given = {name: value for name, value in SHAPE.items() if name in ("batch", "steps", "context")}
+    recipe = selfsup.recipe("sentence_order", data=texts, init=str(run.folder), **given)
+    later = train(recipe, tmp_path / "run", quiet=True)
+    pairs = ["In d001 dawn s00100 so."] * 2, ["In d001 dawn s00101 so.", "In d009 dusk s00900 so."]
+    scores = [ranker_of(objective).scores(*pairs) for objective in (run.objective(), later.untrained())]
+    assert torch.allclose(*scores, atol=1e-6)
+    assert not torch.allclose(scores[0], ranker_of(later.objective()).scores(*pairs), atol=1e-4)
 
 
 def test_a_run_that_learned_foreign_passages_is_judged_by_these(texts: Path, tmp_path: Path) -> None:
@@ -157,7 +185,7 @@ def test_short_documents_leave_no_choice(run: Run, tmp_path: Path, caplog: pytes
     (tmp_path / "short.jsonl").write_text("\n".join(rows))
     with caplog.at_level("INFO", "selfsup"):
         rows = selfsup.evaluate(run.folder, tmp_path / "short.jsonl", quiet=True)
-    assert {row["metric"] for row in rows[:-1]} == {"order accuracy", "next accuracy"}
+    assert {row["metric"] for row in rows if row["task"] == "order"} == {"order accuracy", "next accuracy"}
     assert "no document is long enough" in caplog.text
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models, normalizers
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerFast
 
 import selfsup
 from selfsup import predict
@@ -207,6 +208,17 @@ class TestStop:
             text(top_p=2)
         with pytest.raises(UserError, match="--stop ''"):
             next(generate(places / "causal_lm", stop=("a", "")))
+
+
+def test_a_space_that_begins_the_new_text_is_written(language_model: Generator) -> None:
+    """Llama's way of decoding drops the first space of a text."""
+    pieces = Tokenizer(models.BPE({"\u2581": 0, "a": 1, "\u2581a": 2, "b": 3}, [("\u2581", "a")]))
+    pieces.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    pieces.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=pieces)
+    assert tokenizer.decode([2, 3]) == "ab"
+    llama = Generator(language_model.network, tokenizer, CONTEXT)
+    assert "".join(predict._decoded(llama, [2, 3, 0, 3])) == " ab b"
 
 
 class TestLoading:

@@ -244,7 +244,8 @@ class TestPromptClasses:
         (place / "like.csv").write_text("body,kind,label\nsun,warm,1\nmoon,cold,2\n")
         (place / "new.csv").write_text("body,kind\nfire,warm\n")
         (place / "bare.csv").write_text("body\nfire\n")
-        for name, rows_scored in (("new.csv", 1), ("bare.csv", 0)):
+        (place / "plain.csv").write_text("text\nfire\n")
+        for name, rows_scored in (("new.csv", 1), ("bare.csv", 0), ("plain.csv", 0)):
             _, found = prompt_classes(
                 place / "lm", place / name, place / "like.csv", place / "c.csv", Prompting(shots=2),
                 ("text=body", "label=kind"), quiet=True,

@@ -99,6 +99,16 @@ def test_ids_are_the_tokenizers_and_decode_to_the_text(kind: str, language: str,
         assert len(ids) == len(text)
 
 
+def test_a_tokenizer_that_was_saved_cutting_and_padding_does_neither_here(tmp_path: Path):
+    tokenizer = train_tokenizer("bpe", 300, [ALL])
+    whole = tokenizer(ALL, add_special_tokens=False)["input_ids"]
+    tokenizer.backend_tokenizer.enable_truncation(4)
+    tokenizer.backend_tokenizer.enable_padding(length=9)
+    tokenizer.save_pretrained(tmp_path / "cuts")
+    short, long = Encoding(load_tokenizer(str(tmp_path / "cuts")), "cuts")(["a b", ALL])
+    assert len(short) == 3 and long.tolist() == whole
+
+
 def test_a_character_that_the_vocabulary_lacks_is_the_end_token():
     tokenizer = train_tokenizer("char", 0, ["abc"])
     ids = next(iter(Encoding(tokenizer, "char")(["a😀ßb"])))
@@ -122,7 +132,7 @@ def test_a_tokenizer_learns_nothing_from_what_is_held_out(tmp_path: Path):
     (tmp_path / "a.txt").write_text("abcd efgh\n" * 900 + "XYXYXYXY\n" * 112)
     train, held_out = opened(tmp_path / "a.txt", "bpe", 300)
     assert "XY" in held_out.text() and "XY" not in train.text()
-    assert "XY" not in "".join(train.tokenizer.get_vocab())
+    assert not any("XY" in token for token in train.tokenizer.get_vocab())
     words = [f"word{number} " * 20 for number in range(400)]
     train, held_out = opened(write(tmp_path / "many", words), "bpe", 30_000)
     whole = {word.split()[0] for word in words if is_held_out(word.encode())}
@@ -143,6 +153,13 @@ def test_many_documents_are_held_out_by_content(tmp_path: Path):
         assert len(part.offsets) - 1 == len(documents_of_part)
     again, _ = opened([content for content in contents])  # the same texts in memory
     assert np.array_equal(again.read(0, len(again)), train.read(0, len(train)))
+
+
+def test_characters_of_the_users_own_part_are_listed_too(tmp_path: Path):
+    for name, content in (("train", "eins zwei drei " * 30), ("valid", "vier f\u00fcnf")):
+        (tmp_path / f"{name}.txt").write_text(content, encoding="utf-8")
+    _, held_out = opened(tmp_path, "char")
+    assert held_out.text() == "vier f\u00fcnf"
 
 
 def test_the_users_own_part_is_used(tmp_path: Path):

@@ -84,6 +84,13 @@ def write_classes(
             writer.writerow([name, part, *(("", "") if label is None else (label, f"{chance:.4f}"))])
 
 
+def columns_there(data: Data, columns: tuple[str, ...]) -> dict[str, str]:
+    """The columns but for labels that data has some of: it may be plain files where the examples are a table."""
+    named = {meaning: name for meaning, name in columns_of(columns).items() if meaning != "label"}
+    have = {name for part in open_source(data).parts.values() for name in part.table.column_names} if named else set()
+    return {meaning: name for meaning, name in named.items() if name in have}
+
+
 def classify(
     place: str | os.PathLike,
     data: Data,
@@ -110,7 +117,7 @@ def classify(
     file, progress = csv_file(out), Progress(not quiet)
     run = Run(place) if (Path(place) / "run.json").exists() else None
     encoder = load_encoder(place).to(fastest_device())
-    own = {meaning: name for meaning, name in columns_of(columns).items() if meaning != "label"}
+    own = columns_there(data, columns)
     open_source(data, own).require(encoder.kind)  # before the work on the examples
     labelled = _examples(encoder, run, like, columns, progress)
     probe = _probe(encoder, run, labelled)

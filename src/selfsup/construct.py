@@ -14,6 +14,7 @@ from selfsup.errors import UserError
 from selfsup.image_encoder import SIZES as IMAGE_SIZES
 from selfsup.image_encoder import ImageEncoder
 from selfsup.objective import Need, Objective, load_objective
+from selfsup.predictors.predictor import TextPredictor
 from selfsup.recipes import ImageBackbone, Recipe, TextBackbone
 from selfsup.text_encoder import TextEncoder
 from selfsup.text_network import HEADS, Shape
@@ -93,4 +94,15 @@ def construct(recipe: Recipe, facts: Facts, tokenizer: Path | None, start: Path 
                 encoders[name] = fresh_encoder(need, recipe.backbone, facts, tokenizer)
         if recipe.backbone.init:  # however many numbers loading took
             torch.manual_seed(recipe.seed)
-        return module.build(recipe.config, facts, encoders)
+        objective = module.build(recipe.config, facts, encoders)
+    if recipe.backbone.init:
+        begin_heads(objective, start or Path(recipe.backbone.init) / "model")
+    return objective
+
+
+def begin_heads(objective: Objective, folder: Path) -> None:
+    """Give an objective the heads that a run saved beside its encoders, such as that which judges order."""
+    came = {head for _, head in HEADS.values()}  # with the encoder
+    for predictor in objective.predictors():
+        if isinstance(predictor, TextPredictor) and predictor.kind not in came and (folder / predictor.kind).exists():
+            predictor.start_from(folder / predictor.kind)

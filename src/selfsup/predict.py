@@ -71,8 +71,9 @@ def _before_stop(pieces: Iterable[str], stop: tuple[str, ...]) -> Iterator[str]:
 
 def _decoded(generator: Generator, tokens: Iterable[int]) -> Iterator[str]:
     """The text of tokens, as far as each leaves it in whole characters."""
-    ids: list[int] = []
-    shown = ""
+    # Behind a letter: some tokenizers drop the space that a text begins with.
+    ids = list(generator.tokenizer("a", add_special_tokens=False)["input_ids"])
+    shown = str(generator.tokenizer.decode(ids))
     for token in tokens:
         ids.append(token)
         text = str(generator.tokenizer.decode(ids))

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from selfsup.classify import csv_file, write_classes
+from selfsup.classify import columns_there, csv_file, write_classes
 from selfsup.data.draw import Draw
 from selfsup.data.source import Data, open_source
 from selfsup.errors import UserError
@@ -219,7 +219,7 @@ def prompt_classes(
     """
     file, names = csv_file(out), columns_of(columns)
     generator = load_predictor(place, Generator)
-    source = open_source(data, {meaning: name for meaning, name in names.items() if meaning != "label"})
+    source = open_source(data, columns_there(data, columns))
     rows = Rows.of(source, names.get("label", "label"))
     examples = Examples.of(like, names)
     most = len(examples.texts)

@@ -19,7 +19,7 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from selfsup.data.tokenizer import Template, end_id, with_template
+from selfsup.data.tokenizer import Template, end_id, require_fast, with_template, without_template
 from selfsup.encoder import ABOUT, Encoder, evaluating
 from selfsup.errors import UserError
 from selfsup.ops.pooling import masked_mean
@@ -38,7 +38,37 @@ DROPOUTS = (
     "attention_probs_dropout_prob",
     "embedding_dropout",
     "mlp_dropout",
+    "classifier_dropout",
+    "classifier_dropout_prob",
+    "seq_classif_dropout",
+    "cls_dropout",
+    "pooler_dropout",
 )
+FAR = 2048  # tokens that are read of a text where neither the network nor its tokenizer sets a limit
+
+
+def looks_ahead(network: PreTrainedModel) -> bool:
+    """Whether the logits of a network change with tokens behind them, and not by rounding alone."""
+    last = int(network.config.vocab_size) - 1  # far from marks, which some networks look at
+    ids = torch.tensor([[last] * 4, [last] * 3 + [last - 1]])
+    with evaluating(network):
+        first, second = network(input_ids=ids).logits
+    change = (first - second).abs().amax(-1)  # (4,)
+    return bool(change[:3].max() > 1e-4 * change[3])
+
+
+def longest_text(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Tokens that a network can read with its tokenizer; None where neither has a limit.
+
+    RoBERTa's positions begin behind its padding: what its tokenizer says is what it can read.
+    """
+    try:
+        positions = config.max_position_embeddings
+    except AttributeError:  # relative positions, or a state that is carried on
+        positions = None
+    most = tokenizer.model_max_length  # a huge number where it is not known
+    found = min(most, positions) if isinstance(positions, int) and positions > 0 else most
+    return int(found) if found < 1 << 30 else None
 
 
 class TextEncoder(Encoder):
@@ -63,7 +93,7 @@ class TextEncoder(Encoder):
     @classmethod
     def create(cls, family: Family, tokenizer: PreTrainedTokenizerBase, context: int, shape: Shape) -> TextEncoder:
         """A network with fresh weights from torch's generator; see `fresh_network`."""
-        ready = with_template(tokenizer) if family == "encoder" else tokenizer
+        ready = with_template(tokenizer) if family == "encoder" else without_template(tokenizer)
         ready.model_max_length = context
         return cls(fresh_network(family, ready, context, shape), ready, context)
 
@@ -89,7 +119,8 @@ class TextEncoder(Encoder):
             dropout: in place of what it was trained with.
 
         Raises:
-            UserError: there is none, or it cannot be fetched, or has no such head.
+            UserError: there is none, or it cannot be fetched, or has no such head, or has that of a decoder and looks
+                ahead.
         """
         place = name.removeprefix("hf:")
         disable_progress_bar()
@@ -108,11 +139,13 @@ class TextEncoder(Encoder):
             raise UserError(
                 f"{name} cannot be loaded ({reason}); check the id and the network, or give a folder"
             ) from error
-        # RoBERTa's positions begin behind its padding: what its tokenizer says is what it can read.
-        longest = min(int(model.config.max_position_embeddings), tokenizer.model_max_length)
-        if context is not None and context > longest:
+        require_fast(tokenizer, name)
+        if family == "decoder" and looks_ahead(model):
+            raise UserError(f"{name} sees the words that it would have to tell; give a network that looks back only")
+        longest = longest_text(model.config, tokenizer)
+        if context is not None and longest is not None and context > longest:
             raise UserError(f"--context {context} is more than {name} can read; the most is {longest}")
-        return cls(model, tokenizer, context or longest)
+        return cls(model, tokenizer, context or longest or FAR)
 
     def _batches(self, samples: Sequence[str], batch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """(B, L) ids and (B,) lengths of texts in order, each between the tokenizer's marks, if it has such.
@@ -155,7 +188,7 @@ class TextEncoder(Encoder):
         """The same network with new random weights."""
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            model = AutoModel.from_config(self.model.config, attn_implementation="sdpa")
+            model = AutoModel.from_config(self.model.config)
         return TextEncoder(model, self.tokenizer, self.context)
 
     def layers(self, samples: Sequence[str], batch: int = 64) -> list[Tensor]:

@@ -204,6 +204,9 @@ def train(recipe: Recipe, out: str | os.PathLike, data: Data | None = None, quie
         if asked not in (TextData(source="").tokenizer, own):
             raise UserError(f"--tokenizer {asked}: --init {own} brings its own tokenizer; drop --tokenizer")
         recipe = replace(recipe, data=replace(recipe.data, tokenizer=own))
+    if isinstance(recipe.data, TextData) and recipe.data.vocabulary and recipe.data.tokenizer != "bpe":
+        given, own = recipe.data.vocabulary, recipe.data.tokenizer
+        raise UserError(f"--vocabulary {given}: the tokenizer {own} has a vocabulary of its own; drop --vocabulary")
     runtime = Runtime(recipe.precision, isinstance(recipe.data, ImageData), recipe.watch.tracker, folder)
     progress = Progress(shown=runtime.main and not quiet)
     prepared = prepare(recipe.data, data, runtime.device.type == "cuda", progress)

@@ -93,10 +93,22 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     if not place.exists() and not name.startswith("hf:"):  # a mistyped name must not go to the network
         raise UserError(f"--tokenizer {name}: no such folder; allowed: {allowed}")
     try:
-        return AutoTokenizer.from_pretrained(str(place) if place.exists() else name.removeprefix("hf:"))
+        found = AutoTokenizer.from_pretrained(str(place) if place.exists() else name.removeprefix("hf:"))
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"--tokenizer {name}: no tokenizer there ({reason}); allowed: {allowed}") from error
+    require_fast(found, name)
+    return found
+
+
+def require_fast(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Refuse a tokenizer that is written in Python: it does not know which words its tokens come from.
+
+    Raises:
+        UserError: it is such a one.
+    """
+    if not tokenizer.is_fast:
+        raise UserError(f"{name}: its tokenizer has no tokenizer.json; give one of the tokenizers library")
 
 
 @dataclass(frozen=True)
@@ -145,6 +157,19 @@ def with_template(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase
     return tokenizer
 
 
+def without_template(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer, changed so that it puts no marks around texts: a causal network of ours never learns them."""
+    if Template.of(tokenizer) != Template():
+        plain = processors.TemplateProcessing(single="$A", pair="$A $B:1", special_tokens=[])
+        tokenizer.backend_tokenizer.post_processor = plain  # type: ignore[attr-defined]
+        if type(tokenizer) is not PreTrainedTokenizerFast:  # BERT's own class has its marks again when it is loaded
+            return PreTrainedTokenizerFast(
+                tokenizer_object=tokenizer.backend_tokenizer,  # type: ignore[attr-defined]
+                clean_up_tokenization_spaces=tokenizer.clean_up_tokenization_spaces, **tokenizer.special_tokens_map,
+            )  # fmt: skip
+    return tokenizer
+
+
 class Encoding:
     """Turns blocks of text into ids fast; equal to the tokenizer's own result.
 
@@ -158,6 +183,9 @@ class Encoding:
         size = len(tokenizer)
         self.dtype: type[np.unsignedinteger] = np.uint16 if size <= 1 << 16 else np.uint32
         self.end = end_id(tokenizer)
+        backend: Any = tokenizer.backend_tokenizer  # type: ignore[attr-defined]
+        backend.no_truncation()  # as its folder may have it
+        backend.no_padding()
         if kind == "char":
             vocab = tokenizer.get_vocab()
             points = {ord(symbol): number for symbol, number in vocab.items() if len(symbol) == 1}

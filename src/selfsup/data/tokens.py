@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,6 @@ class TokenStore:
         start, stop: the ids that this store shows.
         offsets: (D + 1,) int64, where documents begin in `ids`.
         tokenizer: turns ids back into text.
-        kind: `byte`, `char`, `bpe` or the name of a ready tokenizer.
     """
 
     ids: Mapped
@@ -45,7 +45,6 @@ class TokenStore:
     stop: int
     offsets: np.ndarray
     tokenizer: PreTrainedTokenizerBase
-    kind: str
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -155,21 +154,31 @@ def _encode(folder: Path, table: Dataset, encoding: Encoding, split: str, progre
     return bad
 
 
-def _tokenizer_folder(part: Part, split: str, tokenizer: str, size: int, root: Path, progress: Progress) -> Path:
-    """The folder of the tokenizer: learned from the training texts, or a ready one; `size` is of its vocabulary."""
+def _tokenizer_folder(
+    part: Part, valid: Part | None, split: str, tokenizer: str, size: int, root: Path, progress: Progress
+) -> Path:
+    """The folder of the tokenizer: learned from the training texts, or a ready one; `size` is of its vocabulary.
+
+    Characters are listed, so those of what is held out too; pairs are learned, so not from it.
+    """
+    listed = [valid] if valid is not None and tokenizer == "char" else []
 
     def learn(folder: Path) -> None:
         if tokenizer in OWN:
-            # All characters are listed, also those of what is held out of this part; pairs are learned, so not from it.
-            blocks = split_documents(part.table, "nothing" if tokenizer == "char" else split, [])
-            found = train_tokenizer(tokenizer, size, _texts(blocks, text_size(part.table), progress))
+            parts = [(part, "nothing" if tokenizer == "char" else split), *((other, "nothing") for other in listed)]
+            blocks = chain.from_iterable(split_documents(one.table, how, []) for one, how in parts)
+            total = sum(text_size(one.table) for one, _ in parts)
+            found = train_tokenizer(tokenizer, size, _texts(blocks, total, progress))
             progress("learning the tokenizer", 1, 1)
         else:
             found = load_tokenizer(tokenizer)
         found.save_pretrained(folder)
 
-    key: dict[str, object] = {"identity": part.identity, "split": split, "tokenizer": identity(tokenizer)}
-    return stored(root, "tokenizer", key | {"vocabulary": size if tokenizer == "bpe" else None}, learn)
+    key: dict[str, object] = {
+        "identity": [part.identity, *(other.identity for other in listed)], "split": split,
+        "tokenizer": identity(tokenizer), "vocabulary": size if tokenizer == "bpe" else None,
+    }  # fmt: skip
+    return stored(root, "tokenizer", key, learn)
 
 
 def _named(folder: Path, count: int) -> None:
@@ -211,7 +220,7 @@ def open_tokens(
         least = 256 + len(SPECIAL)
         raise UserError(f"--vocabulary {vocabulary} is too small: a bpe tokenizer needs 256 bytes and 5 marks, {least}")
     split = how_to_split(part.table) if valid is None else "nothing"
-    learned = _tokenizer_folder(part, split, tokenizer, vocabulary, root, progress)
+    learned = _tokenizer_folder(part, valid, split, tokenizer, vocabulary, root, progress)
     ready = AutoTokenizer.from_pretrained(str(learned))
     encoding = Encoding(ready, tokenizer)
 
@@ -228,7 +237,7 @@ def open_tokens(
         for name in NAMES:
             count = (folder / f"{name}.ids").stat().st_size // np.dtype(encoding.dtype).itemsize
             ids = Mapped(folder / f"{name}.ids", encoding.dtype, (count,))
-            stores.append(TokenStore(ids, 0, count, np.load(folder / f"{name}.npy"), ready, tokenizer))
+            stores.append(TokenStore(ids, 0, count, np.load(folder / f"{name}.npy"), ready))
         return stores
 
     train, held_out = shown(part, split)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from tokenizers.models import WordPiece
 from transformers import PreTrainedTokenizerBase
 
 from selfsup.data.tokenizer import byte_symbols
@@ -49,10 +51,12 @@ class Words:
         """Read from what each token stands for."""
         pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
         texts = [str(text) for text in tokenizer.batch_decode([[number] for number in range(len(pieces))])]
-        continued = any(piece is not None and piece.startswith("##") for piece in pieces)  # WordPiece
+        model: Any = tokenizer.backend_tokenizer.model  # type: ignore[attr-defined]
+        continued = isinstance(model, WordPiece)
         if continued:
-            texts = [text.removeprefix("##") for text in texts]
-            begins = [piece is not None and not piece.startswith("##") for piece in pieces]
+            prefix = model.continuing_subword_prefix
+            texts = [text.removeprefix(prefix) for text in texts]
+            begins = [piece is not None and not piece.startswith(prefix) for piece in pieces]
         else:
             # SentencePiece drops the space of a lone token when it is decoded.
             texts = [

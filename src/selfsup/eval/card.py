@@ -99,16 +99,18 @@ def _card(
         results, found = evaluate_unlabelled(run, store, name, split, progress)
     if isinstance(settings, TextData) and (labelled is None or data is None):
         kinds = {predictor.kind for predictor in run.untrained().predictors()}
-        judge = evaluate_order if "order" in kinds else evaluate_language if kinds & {"generate", "fill"} else None
-        if judge:
+        judges = {"order": evaluate_order, "generate": evaluate_language, "fill": evaluate_language}
+        refused: UserError | None = None
+        for judge in dict.fromkeys(judge for kind, judge in judges.items() if kind in kinds):
             try:
                 spoken, gained = judge(run, *_texts(run, settings, data, progress), name, progress)
+                results, found = results + spoken, found + gained
             except UserError as error:
-                if not results:  # what the labels have told stands
-                    raise
-                log.warning("%s is not scored as text: %s", name, error)
-                return results, found
-            results, found = results + spoken, found + gained
+                refused = error
+        if refused and not results:
+            raise refused
+        if refused:  # what the labels have told stands
+            log.warning("%s is not scored as text: %s", name, refused)
     if not results:
         raise UserError(f"{name} has no labels, and a run of {recipe.objective} is scored with some; name such --data")
     return results, found

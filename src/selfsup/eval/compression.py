@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from selfsup.errors import UserError
 
-TRAIN_LIMIT = 16 << 20
+TRAIN_LIMIT = 4_000_000  # bytes
 DICTIONARY_LIMIT = 128 << 20
 
 
@@ -20,7 +20,7 @@ def _size(data: bytes, dictionary: int) -> int:
 def xz_bits_per_byte(held_out: bytes, train: bytes) -> float:
     """Extra bits that xz needs for a byte of the held-out text once it has seen the training text.
 
-    (size of train + held_out - size of train) * 8 / bytes of held_out, both as raw LZMA2. Only the last 16 MiB of
+    (size of train + held_out - size of train) * 8 / bytes of held_out, both as raw LZMA2. Only the last 4 MB of
     the training text are used, to bound time and memory; the dictionary reaches over all of it and the held-out
     text (128 MiB at most). Takes about a second a MiB.
 

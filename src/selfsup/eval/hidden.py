@@ -5,15 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerBase
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfsup.data.loader import batches
 from selfsup.data.reader import Reader
 from selfsup.data.words import HALF
 from selfsup.encoder import evaluating
 from selfsup.eval.ngram import NGram
+from selfsup.nn.head import token_losses
+from selfsup.nn.ragged import passes
 from selfsup.objective import Objective
+from selfsup.progress import Progress
 
 BATCH = 64
 
@@ -40,30 +45,58 @@ class Hidden:
     """Rows of text, and which of their tokens are hidden.
 
     Attributes:
-        tokens: (N, L) int64, as they were, with the tokenizer's marks.
-        length: (N,) int64, how many of a row count.
+        shown: (N, L), what the network is shown, with the tokenizer's marks.
+        tokens: (N, L), what they were.
+        length: (N,), how many of a row count.
         counted: (N, L) bool, which have to be told.
+        types: (N, L), in which of two segments each is; None where there is one.
     """
 
-    tokens: NDArray[np.int64]
-    length: NDArray[np.int64]
-    counted: NDArray[np.bool_]
+    shown: Tensor
+    tokens: Tensor
+    length: Tensor
+    counted: Tensor
+    types: Tensor | None
 
     @classmethod
     def of(cls, objective: Objective, reader: Reader) -> Hidden:
-        """What an objective hides of all rows of a reader in validation; it is on the CPU."""
+        """What an objective hides of all rows of a reader in validation; it is on the CPU.
+
+        Of rows that are shown in several arrangements the first is taken, which is the author's.
+        """
         rows = np.arange(len(reader))
-        found: dict[str, list[NDArray]] = {"target": [], "length": [], "counted": []}
+        found: dict[str, list[Tensor]] = {}
         with evaluating(objective):
             for batch, draw in batches(reader, [(-1, rows[i : i + BATCH]) for i in range(0, len(rows), BATCH)], 0):
                 views = objective.views(batch, draw)
-                for name, parts in found.items():
-                    parts.append(views[name].numpy())
-        return cls(*(np.concatenate(parts) for parts in found.values()))
+                several = views["length"].dim() == 2
+                for name in views.keys() & {"input", "target", "length", "counted", "types"}:
+                    found.setdefault(name, []).append(views[name][:, 0] if several else views[name])
+        whole = {name: torch.cat(parts) for name, parts in found.items()}
+        return cls(whole["input"], whole["target"], whole["length"], whole["counted"], whole.get("types"))
+
+    def told_by_network(self, network: PreTrainedModel, progress: Progress) -> tuple[NDArray[np.float64], int, int]:
+        """As `window_losses`, by a network with its head for masked words."""
+        count = len(self.length)
+        nats, correct = torch.zeros(count, dtype=torch.float64), 0
+        with evaluating(network):
+            for start in range(0, count, BATCH):
+                part = slice(start, start + BATCH)
+                types = None if self.types is None else self.types[part].to(network.device)
+                ids, length = self.shown[part].to(network.device), self.length[part].to(network.device)
+                for some, states, _, _ in passes(network, ids, length, types):
+                    rows = start + some.cpu()
+                    asked = self.counted[rows, : states.shape[1]]
+                    targets = self.tokens[rows, : states.shape[1]][asked].to(network.device)
+                    found, right = token_losses(network, states[asked.to(network.device)], targets)
+                    nats.index_add_(0, rows[asked.nonzero()[:, 0]], found.double().cpu())
+                    correct += int(right.sum())
+                progress.part("scoring hidden words", min(start + BATCH, count), count)
+        return nats.numpy(), int(self.counted.sum()), correct
 
     def size(self, tokenizer: PreTrainedTokenizerBase) -> int:
         """Bytes of text of the hidden tokens."""
-        return int(token_sizes(tokenizer)[self.tokens[self.counted]].sum())
+        return int(token_sizes(tokenizer)[self.tokens[self.counted].numpy()].sum())
 
     def told_by(self, model: NGram) -> tuple[NDArray[np.float64], int, int]:
         """As `window_losses`, by an n-gram model.
@@ -72,5 +105,6 @@ class Hidden:
         network, but nothing to the right. A mark at the start of a row is no token that it knows, so it tells it
         nothing.
         """
-        nats, correct = model.score_rows(self.tokens, self.length)
-        return (nats * self.counted).sum(1), int(self.counted.sum()), int(correct[self.counted].sum())
+        nats, correct = model.score_rows(self.tokens.numpy(), self.length.numpy())
+        counted = self.counted.numpy()
+        return (nats * counted).sum(1), int(counted.sum()), int(correct[counted].sum())

@@ -14,13 +14,14 @@ from selfsup.data.reader import Reader
 from selfsup.data.text import WindowReader
 from selfsup.data.tokens import TokenStore
 from selfsup.encoder import evaluating
-from selfsup.eval.compression import xz_bits_per_byte
+from selfsup.eval.compression import TRAIN_LIMIT, xz_bits_per_byte
 from selfsup.eval.hidden import Hidden
 from selfsup.eval.ngram import NGram
 from selfsup.eval.result import Result, result
 from selfsup.eval.verdict import ERROR, Gain
 from selfsup.objective import Objective, load_objective
 from selfsup.ops.language import bits_per_byte
+from selfsup.predictors.filler import Filler
 from selfsup.progress import Progress
 from selfsup.run import Run
 from selfsup.runtime import fastest_device
@@ -62,8 +63,8 @@ def evaluate_language(
     but for xz, which knows no rows and is compared as a whole.
 
     Without the training text (None) there is nothing that the last three could have learned from: they are left out.
-    All see the same rows, without context from before a row, but for xz, which sees the training text and
-    everything up to the byte it writes. Of very long held-out text the first `MOST` tokens are scored.
+    All see the same rows, without context from before a row, but for xz, which sees the end of the training text
+    and everything up to the byte it writes. Of very long held-out text the first `MOST` tokens are scored.
 
     A masked model is asked for the same hidden tokens every time; bits are of these tokens, for each byte that they
     stand for, comparable among tokenizers where the same share is hidden. The n-grams see all that stands to the left
@@ -92,8 +93,8 @@ def evaluate_language(
         add(who, "bits per byte", bits_per_byte(total, size), bits_per_byte(uniform * count, size))
         add(who, accuracy_name, correct / count, 1 / vocabulary)
 
-    score("run", *window_losses(objective, reader, progress))
-    score("start" if run.recipe.backbone.init else "untrained", *window_losses(before, reader, progress))
+    for who, one in (("run", objective), ("start" if run.recipe.backbone.init else "untrained", before)):
+        score(who, *(_fills(one, hidden, progress) if hidden else window_losses(one, reader, progress)))
     if train is None:
         return results, [saved(sums, size)]
     past = train.read(max(len(train) - PAST, 0), len(train))
@@ -102,12 +103,19 @@ def evaluate_language(
         score(who, *(hidden.told_by(model) if hidden else _told_by(model, held_out, reader)))
     found = saved(sums, size)
     if causal:
-        packed = xz_bits_per_byte(text, train.text_end(4_000_000))
+        packed = xz_bits_per_byte(text, train.text_end(TRAIN_LIMIT))
         add("xz", "bits per byte", packed, 8.0)
         ours = bits_per_byte(float(sums["run"].sum()), size)
         if packed < ours + found.mean:
             found = Gain(found.where, "xz", packed - ours, found.half, found.unit)
     return results, [found]
+
+
+def _fills(objective: Objective, hidden: Hidden, progress: Progress) -> tuple[np.ndarray, int, int]:
+    """As `window_losses`, of hidden tokens, whatever else an objective learns."""
+    objective.to(fastest_device())
+    filler = next(predictor for predictor in objective.predictors() if isinstance(predictor, Filler))
+    return hidden.told_by_network(filler.network, progress)
 
 
 def _told_by(model: NGram, held_out: TokenStore, reader: Reader) -> tuple[np.ndarray, int, int]:

@@ -28,7 +28,8 @@ def require_mask(facts: TextFacts) -> None:
     """
     if facts.mask is None:
         raise UserError(
-            "the tokenizer has no mask token, so nothing can be hidden; give --tokenizer bpe, char or byte, or another"
+            "the tokenizer has no mask token, so nothing can be hidden; "
+            "give --tokenizer bpe, char or byte, or an --init that has one"
         )
 
 

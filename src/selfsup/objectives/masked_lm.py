@@ -7,8 +7,8 @@ al. 2020, "SpanBERT"), make the task harder where words are cut into pieces.
 
 Batch keys: `tokens` (B, L) ids, `tokens_length` (B,). Views: `input`, `target` (B, W), `counted` (B, W) bool, `length`.
 Exported: the encoder `text` (mean of the last hidden states) and the predictor `fill` (`AutoModelForMaskedLM`).
-Differs from BERT: a ModernBERT (Warner et al. 2024) where no other network is given; no second objective, no padding,
-no dropout by default, Muon for the hidden matrices.
+Differs from BERT: a ModernBERT (Warner et al. 2024) where no other network is given; no second objective, little
+padding, no dropout by default, Muon for the hidden matrices.
 """
 
 from __future__ import annotations

@@ -157,7 +157,9 @@ def with_ranker(network: PreTrainedModel) -> PreTrainedModel:
     """A network with a fresh head of one logit on the body of another, which gets a pooler if that head asks for it."""
     config = copy.deepcopy(network.config)
     config.num_labels = 1
-    ranker = AutoModelForSequenceClassification.from_config(config, attn_implementation="sdpa")
+    if "classifier_pooling" in config.to_dict():  # ModernBERT's; from a mean of states no order is seen (decisions.md)
+        config.classifier_pooling = "cls"
+    ranker = AutoModelForSequenceClassification.from_config(config)
     body = network.base_model
     have = dict(body.named_children())
     for name, part in ranker.base_model.named_children():

@@ -53,6 +53,11 @@ class TextPredictor(Predictor):
         about = {"encoder": None, "predictor": self.kind, "context": self.context}
         (folder / ABOUT).write_text(json.dumps(about, indent=2))
 
+    def start_from(self, folder: Path) -> None:
+        """Take over the weights, head and all, that a predictor of this kind on the same body wrote."""
+        disable_progress_bar()
+        self.network.load_state_dict(self.auto.from_pretrained(folder).state_dict())
+
     @classmethod
     def load(cls: type[Loaded], folder: Path) -> Loaded:
         """The inverse of `save`."""
