@@ -21,6 +21,12 @@ from selfsup.objective import Objective
 from selfsup.progress import Progress
 
 BATCH = 64
+MOST = 10_000  # rows that are looked at
+
+
+def evenly(count: int, most: int) -> NDArray[np.int64]:
+    """Up to `most` of the numbers below `count`, evenly spread."""
+    return np.unique(np.linspace(0, count - 1, min(most, count)).astype(np.int64))
 
 
 def token_sizes(tokenizer: PreTrainedTokenizerBase) -> NDArray[np.int64]:
@@ -60,11 +66,11 @@ class Hidden:
 
     @classmethod
     def of(cls, objective: Objective, reader: Reader) -> Hidden:
-        """What an objective hides of all rows of a reader in validation; it is on the CPU.
+        """What an objective hides of the rows of a reader in validation, of up to `MOST`; it is on the CPU.
 
         Of rows that are shown in several arrangements the first is taken, which is the author's.
         """
-        rows = np.arange(len(reader))
+        rows = evenly(len(reader), MOST)
         found: dict[str, list[Tensor]] = {}
         with evaluating(objective):
             for batch, draw in batches(reader, [(-1, rows[i : i + BATCH]) for i in range(0, len(rows), BATCH)], 0):

@@ -16,6 +16,7 @@ from selfsup.data.draw import Draw
 from selfsup.data.segments import SegmentReader
 from selfsup.data.tokens import TokenStore
 from selfsup.errors import UserError
+from selfsup.eval.hidden import evenly
 from selfsup.eval.language import PAST
 from selfsup.eval.result import Result, result
 from selfsup.eval.tfidf import STRENGTHS, cosines, logistic, rare_words
@@ -47,10 +48,6 @@ def wins(scores: Tensor) -> Tensor:
     return (first >= scores).all(1).double() / (first == scores).sum(1).clamp(min=1)
 
 
-def _evenly(count: int, most: int) -> np.ndarray:
-    return np.unique(np.linspace(0, count - 1, min(most, count)).astype(np.int64))
-
-
 def passages(reader: SegmentReader, numbers: np.ndarray) -> list[str]:
     """The text of some segments of a reader."""
     stretches = zip(reader.start[numbers].tolist(), reader.stop[numbers].tolist(), strict=True)
@@ -67,7 +64,7 @@ def strangers(reader: SegmentReader) -> tuple[np.ndarray, np.ndarray]:
     left, right = np.maximum(first - 1, low), first + 3
     count = (left - low) + np.maximum(high - right, 0)
     rows = np.flatnonzero(count >= OTHERS)
-    rows = rows[_evenly(len(rows), CHOICES)]
+    rows = rows[evenly(len(rows), CHOICES)]
     least = torch.from_numpy(count[rows][:, None] - np.arange(OTHERS))
     picks = Draw(0, -1, torch.from_numpy(rows)).integers("others", least, OTHERS)
     found = np.zeros((len(rows), OTHERS), np.int64)
@@ -98,9 +95,9 @@ class Questions:
     @classmethod
     def of(cls, reader: SegmentReader) -> Questions:
         """Evenly spread over a text; what is drawn is the same for all runs."""
-        rows = _evenly(len(reader), MOST)
+        rows = evenly(len(reader), MOST)
         first, (start, others) = reader.rows[rows], strangers(reader)
-        foreign = reader.foreign(Draw(0, -1, torch.from_numpy(rows)))
+        foreign = reader.foreign(Draw(0, -1, torch.from_numpy(rows)), 0.0)
         return cls(
             passages(reader, first), passages(reader, first + 1), passages(reader, foreign), passages(reader, start),
             [passages(reader, numbers) for numbers in (start + 1, *others.T)],
@@ -152,7 +149,7 @@ class Bags:
     @classmethod
     def of(cls, reader: SegmentReader, questions: Questions) -> Bags:
         """Learned from up to `PAIRS` pairs of a reader, to answer some questions."""
-        first = reader.rows[_evenly(len(reader), PAIRS)]
+        first = reader.rows[evenly(len(reader), PAIRS)]
         parts = (questions.first, questions.second, questions.foreign, questions.start, *questions.choices)
         others = [text for part in parts for text in part]
         return cls(passages(reader, first), passages(reader, first + 1), others)
@@ -207,8 +204,8 @@ def evaluate_order(
     """Held-out passages by the run, its untrained network, and their words; one result a share of right answers.
 
     Nothing is hidden from the network. `order accuracy`: a passage and the one after it score higher so than swapped;
-    `next accuracy`: than with a foreign one, drawn as in training; `continue accuracy`: what follows scores higher than
-    three other passages of the document. The gain is in order, for a run that was only taught to know foreign ones in
+    `next accuracy`: than with a foreign one from anywhere; `continue accuracy`: what follows scores higher than three
+    other passages of the document. The gain is in order, for a run that was only taught to know foreign ones in
     that, over the best of the others and chance. Without the training text (None) no words are known.
 
     Raises:
