@@ -95,9 +95,9 @@ def construct(recipe: Recipe, facts: Facts, tokenizer: Path | None, start: Path 
         if recipe.backbone.init:  # however many numbers loading took
             torch.manual_seed(recipe.seed)
         objective = module.build(recipe.config, facts, encoders)
-    if recipe.backbone.init:
-        begin_heads(objective, start or Path(recipe.backbone.init) / "model")
-    return objective
+        if recipe.backbone.init:
+            begin_heads(objective, start or Path(recipe.backbone.init) / "model")
+        return objective
 
 
 def begin_heads(objective: Objective, folder: Path) -> None:

@@ -65,7 +65,7 @@ def evaluate_language(
     Without the training text (None) there is nothing that the last three could have learned from: they are left out.
     All see the same rows, without context from before a row, but for xz, which sees the end of the training text
     and everything up to the byte it writes. Of very long held-out text the first `MOST` tokens are scored, of hidden
-    words those of 10,000 rows evenly spread.
+    words those of `hidden.MOST` rows evenly spread.
 
     A masked model is asked for the same hidden tokens every time; bits are of these tokens, for each byte that they
     stand for, comparable among tokenizers where the same share is hidden. The n-grams see all that stands to the left
