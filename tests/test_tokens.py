@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import pickle
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import PreTrainedTokenizerFast
+from transformers import BertTokenizerFast, GPT2TokenizerFast, PreTrainedTokenizerFast
 
 from selfsup.data import documents as documents_module
 from selfsup.data import tokens as tokens_module
@@ -97,6 +98,38 @@ def test_ids_are_the_tokenizers_and_decode_to_the_text(kind: str, language: str,
         assert ids.tolist() == list(text.encode())
     if kind == "char":
         assert len(ids) == len(text)
+
+
+WRAPPED = "A line that was\nbroken twice,\nno more.\n\nAnother paragraph.\n  an indented line\n"
+JOINED = "A line that was broken twice, no more.\n\nAnother paragraph.\n  an indented line\n"
+
+
+@pytest.mark.parametrize("kind", ["byte", "char", "bpe"])
+def test_lines_of_a_paragraph_are_joined(kind: str, tmp_path: Path):
+    train_tokenizer(kind, 400, [WRAPPED] * 3, "join").save_pretrained(tmp_path)
+    tokenizer = load_tokenizer(str(tmp_path), "join")  # which already does it
+    kept = train_tokenizer(kind, 400, [WRAPPED] * 3)
+    ids = next(iter(Encoding(tokenizer, kind)([WRAPPED]))).tolist()
+    assert ids == tokenizer(WRAPPED, add_special_tokens=False)["input_ids"]
+    assert tokenizer.decode(ids) == JOINED
+    assert kept.decode(kept(WRAPPED, add_special_tokens=False)["input_ids"]) == WRAPPED
+    if kind == "bpe":
+        assert " broken" in {tokenizer.decode([number]) for number in range(len(tokenizer))}  # as pairs saw it
+        assert " broken" not in {kept.decode([number]) for number in range(len(kept))}
+
+
+def test_a_ready_tokenizer_joins_lines_where_it_did_not(tmp_path: Path):
+    pieces = {piece: number for number, piece in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b"])}
+    BertTokenizerFast(vocab=pieces).save_pretrained(tmp_path / "bert")
+    train_tokenizer("bpe", 300, [WRAPPED]).save_pretrained(tmp_path / "plain")
+    settings = json.loads((tmp_path / "plain" / "tokenizer.json").read_text())
+    GPT2TokenizerFast(vocab=settings["model"]["vocab"], merges=[]).save_pretrained(tmp_path / "gpt2")
+    assert type(load_tokenizer(str(tmp_path / "bert"), "join")) is type(load_tokenizer(str(tmp_path / "bert")))
+    for name in ("plain", "gpt2"):
+        load_tokenizer(str(tmp_path / name), "join").save_pretrained(tmp_path / f"{name} joined")
+        for place, shown in ((name, WRAPPED), (f"{name} joined", JOINED)):
+            tokenizer = load_tokenizer(str(tmp_path / place))
+            assert tokenizer.decode(tokenizer(WRAPPED, add_special_tokens=False)["input_ids"]) == shown
 
 
 def test_a_tokenizer_that_was_saved_cutting_and_padding_does_neither_here(tmp_path: Path):

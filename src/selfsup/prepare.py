@@ -87,7 +87,7 @@ def prepare_text(source: Source, data: TextData, progress: Progress) -> Prepared
     source.require("text")
     own = next((source.parts[name] for name in ("valid", "test") if name in source.parts), None)
     train, held_out = open_tokens(
-        source.parts["train"], own, data.tokenizer, data.vocabulary, cache_root(data.cache), progress.part
+        source.parts["train"], own, data.tokenizer, data.vocabulary, cache_root(data.cache), progress.part, data.lines
     )
     mask = train.tokenizer.mask_token_id
     facts = TextFacts(

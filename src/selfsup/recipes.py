@@ -62,6 +62,8 @@ class TextData:
     """`byte`, `char` or `bpe` made from the data; or a folder, run or hub id that has one."""
     vocabulary: Count | None = None
     """Number of ids of a bpe tokenizer; about the square root of the bytes of text when not given."""
+    lines: Literal["keep", "join"] = "keep"
+    """Line breaks inside a paragraph: `keep` them, or `join` the lines by a space, as BERT reads them."""
     cache: str | None = None
     """Folder for prepared data; else $SELFSUP_CACHE, else ~/.cache/selfsup."""
     workers: Annotated[int, Field(ge=0)] | None = None

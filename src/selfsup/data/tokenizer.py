@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as Tokens
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -24,6 +24,8 @@ MASK = AddedToken(MARKS["mask_token"], lstrip=True, special=True)
 # GPT-2's way to cut text into words, but vowel signs and other marks stay with their letters: Hindi has them inside of
 # words, and numbers come in threes.
 WORDS = r"'(?:[sdmt]|ll|ve|re)| ?[\p{L}\p{M}]+| ?\p{N}{1,3}| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
+Lines = Literal["keep", "join"]  # what becomes of the line breaks inside a paragraph
+JOIN = normalizers.Replace(Regex(r"(?<=[^\n])\n(?=\S)"), " ")
 
 
 def byte_symbols() -> list[str]:
@@ -33,7 +35,7 @@ def byte_symbols() -> list[str]:
     return [table[byte] if byte in table else next(spare) for byte in range(256)]
 
 
-def train_tokenizer(kind: str, vocabulary: int, texts: Iterable[str]) -> PreTrainedTokenizerFast:
+def train_tokenizer(kind: str, vocabulary: int, texts: Iterable[str], lines: Lines = "keep") -> PreTrainedTokenizerFast:
     """Make a tokenizer in one pass over the texts.
 
     Args:
@@ -41,7 +43,9 @@ def train_tokenizer(kind: str, vocabulary: int, texts: Iterable[str]) -> PreTrai
             ids of `SPECIAL`.
         vocabulary: number of ids for `bpe`, at least 261.
         texts: blocks of text.
+        lines: `join` makes a line break inside a paragraph a space.
     """
+    normalizer = JOIN if lines == "join" else None
     if kind == "byte":
         # Sizes of one character are whole tokens: a vocabulary of bytes and no merges.
         tokens = Tokens(models.BPE({symbol: byte for byte, symbol in enumerate(byte_symbols())}, []))
@@ -56,6 +60,7 @@ def train_tokenizer(kind: str, vocabulary: int, texts: Iterable[str]) -> PreTrai
         tokens.decoder = decoders.Fuse()
     else:
         tokens = Tokens(models.BPE())
+        tokens.normalizer = normalizer  # before pairs are learned
         words = pre_tokenizers.Split(Regex(WORDS), "isolated")
         symbols = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         tokens.pre_tokenizer = pre_tokenizers.Sequence([words, symbols])
@@ -66,6 +71,7 @@ def train_tokenizer(kind: str, vocabulary: int, texts: Iterable[str]) -> PreTrai
             vocab_size=vocabulary, special_tokens=special, initial_alphabet=alphabet, show_progress=False
         )
         tokens.train_from_iterator(texts, trainer)
+    tokens.normalizer = normalizer
     marks = {**MARKS, "mask_token": MASK} if kind == "bpe" else MARKS
     return PreTrainedTokenizerFast(
         tokenizer_object=tokens, eos_token=END, bos_token=END, clean_up_tokenization_spaces=False, **marks
@@ -83,7 +89,7 @@ def identity(name: str) -> str:
     return fingerprint([file.read_bytes().hex() for file in files] or [name])
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str, lines: Lines = "keep") -> PreTrainedTokenizerBase:
     """A ready tokenizer: a folder, a run's `model/text`, or `hf:` and a hub id, which uses the network.
 
     Raises:
@@ -98,7 +104,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"--tokenizer {name}: no tokenizer there ({reason}); allowed: {allowed}") from error
     require_fast(found, name)
-    return found
+    return _joining(found) if lines == "join" else found
 
 
 def require_fast(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
@@ -144,6 +150,26 @@ class Template:
         return cls((tokenizer.cls_token_id,), (tokenizer.sep_token_id,), (tokenizer.sep_token_id,))
 
 
+def _joining(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer, changed so that a line break inside a paragraph is a space to it; as BERT's, to whom it is one."""
+    if tokenizer("a b\nb a")["input_ids"] == tokenizer("a b b a")["input_ids"]:
+        return tokenizer
+    backend: Any = tokenizer.backend_tokenizer  # type: ignore[attr-defined]
+    own = backend.normalizer
+    backend.normalizer = JOIN if own is None else normalizers.Sequence([JOIN, own])
+    return _plain(tokenizer)
+
+
+def _plain(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer as the class that is loaded as it was saved; others, BERT's for one, make parts of it anew."""
+    if type(tokenizer) is PreTrainedTokenizerFast:
+        return tokenizer
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer.backend_tokenizer,  # type: ignore[attr-defined]
+        clean_up_tokenization_spaces=tokenizer.clean_up_tokenization_spaces, **tokenizer.special_tokens_map,
+    )  # fmt: skip
+
+
 def with_template(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     """The tokenizer, changed so that it puts its marks around texts as BERT has them; one that has its way keeps it."""
     if Template.of(tokenizer) != Template.for_encoder(tokenizer):
@@ -162,11 +188,7 @@ def without_template(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerB
     if Template.of(tokenizer) != Template():
         plain = processors.TemplateProcessing(single="$A", pair="$A $B:1", special_tokens=[])
         tokenizer.backend_tokenizer.post_processor = plain  # type: ignore[attr-defined]
-        if type(tokenizer) is not PreTrainedTokenizerFast:  # BERT's own class has its marks again when it is loaded
-            return PreTrainedTokenizerFast(
-                tokenizer_object=tokenizer.backend_tokenizer,  # type: ignore[attr-defined]
-                clean_up_tokenization_spaces=tokenizer.clean_up_tokenization_spaces, **tokenizer.special_tokens_map,
-            )  # fmt: skip
+        return _plain(tokenizer)
     return tokenizer
 
 
@@ -186,6 +208,7 @@ class Encoding:
         backend: Any = tokenizer.backend_tokenizer  # type: ignore[attr-defined]
         backend.no_truncation()  # as its folder may have it
         backend.no_padding()
+        self.normalizer = backend.normalizer
         if kind == "char":
             vocab = tokenizer.get_vocab()
             points = {ord(symbol): number for symbol, number in vocab.items() if len(symbol) == 1}
@@ -196,6 +219,8 @@ class Encoding:
 
     def __call__(self, texts: list[str]) -> Iterator[np.ndarray]:
         """Ids of each text, without special tokens."""
+        if self.kind in ("byte", "char") and self.normalizer is not None:
+            texts = [self.normalizer.normalize_str(text) for text in texts]
         if self.kind == "byte":
             for text in texts:
                 yield np.frombuffer(text.encode("utf-8"), np.uint8).astype(self.dtype)

@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from selfsup.data.documents import Block, how_to_split, split_documents
 from selfsup.data.part import Part
 from selfsup.data.store import Mapped, stored
-from selfsup.data.tokenizer import OWN, SPECIAL, Encoding, end_id, identity, load_tokenizer, train_tokenizer
+from selfsup.data.tokenizer import OWN, SPECIAL, Encoding, Lines, end_id, identity, load_tokenizer, train_tokenizer
 from selfsup.errors import UserError
 
 log = logging.getLogger("selfsup")
@@ -155,7 +155,14 @@ def _encode(folder: Path, table: Dataset, encoding: Encoding, split: str, progre
 
 
 def _tokenizer_folder(
-    part: Part, valid: Part | None, split: str, tokenizer: str, size: int, root: Path, progress: Progress
+    part: Part,
+    valid: Part | None,
+    split: str,
+    tokenizer: str,
+    size: int,
+    lines: Lines,
+    root: Path,
+    progress: Progress,
 ) -> Path:
     """The folder of the tokenizer: learned from the training texts, or a ready one; `size` is of its vocabulary.
 
@@ -168,15 +175,16 @@ def _tokenizer_folder(
             parts = [(part, "nothing" if tokenizer == "char" else split), *((other, "nothing") for other in listed)]
             blocks = chain.from_iterable(split_documents(one.table, how, []) for one, how in parts)
             total = sum(text_size(one.table) for one, _ in parts)
-            found = train_tokenizer(tokenizer, size, _texts(blocks, total, progress))
+            found = train_tokenizer(tokenizer, size, _texts(blocks, total, progress), lines)
             progress("learning the tokenizer", 1, 1)
         else:
-            found = load_tokenizer(tokenizer)
+            found = load_tokenizer(tokenizer, lines)
         found.save_pretrained(folder)
 
     key: dict[str, object] = {
         "identity": [part.identity, *(other.identity for other in listed)], "split": split,
         "tokenizer": identity(tokenizer), "vocabulary": size if tokenizer == "bpe" else None,
+        "lines": lines,
     }  # fmt: skip
     return stored(root, "tokenizer", key, learn)
 
@@ -201,6 +209,7 @@ def open_tokens(
     vocabulary: int | None,
     root: Path,
     progress: Progress,
+    lines: Lines = "keep",
 ) -> tuple[TokenStore, TokenStore]:
     """The prepared text of a source: training and held-out part.
 
@@ -211,6 +220,7 @@ def open_tokens(
         vocabulary: ids of a `bpe` tokenizer; chosen from the amount of text where None.
         root: folder of all stores.
         progress: told (what, done, of) as the work goes on.
+        lines: whether line breaks inside a paragraph are kept, or joined by a space.
 
     Raises:
         UserError: nothing readable, too little text, or the cache cannot be written.
@@ -220,7 +230,7 @@ def open_tokens(
         least = 256 + len(SPECIAL)
         raise UserError(f"--vocabulary {vocabulary} is too small: a bpe tokenizer needs 256 bytes and 5 marks, {least}")
     split = how_to_split(part.table) if valid is None else "nothing"
-    learned = _tokenizer_folder(part, valid, split, tokenizer, vocabulary, root, progress)
+    learned = _tokenizer_folder(part, valid, split, tokenizer, vocabulary, lines, root, progress)
     ready = AutoTokenizer.from_pretrained(str(learned))
     encoding = Encoding(ready, tokenizer)
 

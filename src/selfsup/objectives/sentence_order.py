@@ -11,6 +11,8 @@ Batch keys: `first`, `second`, `foreign` (B, L) ids, each with `..._length` (B,)
 `types` (B, K, W) and `length` (B, K) of the K arrangements, the author's first.
 Exported: the encoder `text`, and the predictors `order` (`AutoModelForSequenceClassification`, whose one logit is the
 score) and `fill` (`AutoModelForMaskedLM`).
+Lines are joined to paragraphs (`--lines`): where they were broken at a width, their lengths tell what stands next to
+what, without any meaning.
 Differs from ALBERT: a ranking in place of a label for each pair; a ModernBERT where no other network is given, whose
 layers share weights only with `--share`.
 """
@@ -182,7 +184,7 @@ def recipe() -> Recipe:
     return Recipe(
         objective="sentence_order",
         config=Config(),
-        data=TextData(source="sample:prose"),
+        data=TextData(source="sample:prose", lines="join"),
         backbone=TextBackbone(),
         optimizer=Optimizer(
             batch=32, optimizer="muon", rate=8e-3, matrix_rate=0.02, momentum=0.95, decay=0.1, warmup=0.05
@@ -196,7 +198,7 @@ def tiny() -> Recipe:
     return Recipe(
         objective="sentence_order",
         config=Config(context=64),
-        data=TextData(source="sample:prose", tokenizer="byte"),
+        data=TextData(source="sample:prose", tokenizer="byte", lines="join"),
         backbone=TextBackbone(layers=2, heads=2, width=32),
         optimizer=Optimizer(batch=8, rate=2e-3),
         budget=Budget(steps=30),
