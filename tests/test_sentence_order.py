@@ -124,13 +124,14 @@ def test_foreign_passages_are_foreign_and_drawn_anew() -> None:
     document = np.searchsorted(reader.store.texts()[1], reader.stop)
     seen = []
     for epoch in range(30):
-        found, first = reader.foreign(Draw(0, epoch, rows)), reader.rows
-        assert not ((found >= first - 1) & (found <= first + 2)).any()
-        assert found.min() >= 0 and found.max() < len(reader.start)
-        assert 0.1 < (document[found] == document[first]).mean() < 0.45  # of three documents
+        found, first = reader.foreign(Draw(0, epoch, rows), 0.5), reader.rows
+        same = document[found] == document[first]
+        assert not ((found >= first - 1) & (found <= first + 2) & same).any()
+        assert 0.45 < same.mean() < 0.85
+        anywhere = reader.foreign(Draw(0, epoch, rows), 0.0)
+        assert 0.1 < (document[anywhere] == document[first]).mean() < 0.45  # of three documents
         seen.append(found)
     assert len(np.unique(np.stack(seen)[:, 5])) > 15
-    assert len(np.unique(np.stack(seen))) == len(reader.start)  # any may be one
 
 
 def test_the_head_sits_on_the_same_body(tmp_path: Path) -> None:

@@ -96,18 +96,19 @@ class SegmentReader(Reader):
     All are whole sentences: where one had to be cut, its place could be told from the torn end alone. What is too long
     for a segment is in no row.
 
-    C is drawn anew in every epoch, from any document; never A or B, nor what stands next to them.
+    C is drawn anew in every epoch: for a share `near` of the rows from the same document, for the others from any;
+    never A or B, and of the same document not next to them.
 
     Batch keys: `first`, `second`, `foreign` (B, longest) int64, each with its `..._length` (B,).
     """
 
-    def __init__(self, store: TokenStore, longest: int) -> None:
+    def __init__(self, store: TokenStore, longest: int, near: float = 0.0) -> None:
         """Segments of at most `longest` tokens.
 
         Raises:
             UserError: no document has two sentences that fit.
         """
-        self.store, self.longest = store, longest
+        self.store, self.longest, self.near = store, longest, near
         self.start, self.stop, document = segments(store, longest)
         self.rows = np.flatnonzero((document[:-1] == document[1:]) & (self.stop[:-1] == self.start[1:]))
         self.low = np.searchsorted(document, document)  # first segment of the document of each, and the one after
@@ -126,19 +127,23 @@ class SegmentReader(Reader):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def foreign(self, draw: Draw) -> np.ndarray:
-        """(B,) number of the foreign segment of each row of a draw."""
-        first, count = self.rows[draw.rows.numpy()], len(self.start)
-        left, right = np.maximum(first - 1, 0), np.minimum(first + 3, count)
-        # All but those from left to right, numbered from there.
-        number = draw.integers("foreign", torch.from_numpy(count - (right - left))[:, None], 1)
-        return (right + number[:, 0].numpy()) % count
+    def foreign(self, draw: Draw, near: float) -> np.ndarray:
+        """(B,) number of the foreign segment of each row of a draw, a share `near` of them from the same document."""
+        first = self.rows[draw.rows.numpy()]
+        low, high = self.low[first], self.high[first]
+        inside = draw.bernoulli("near", near, 1)[:, 0].numpy() & (high - low > 4)
+        low, high = np.where(inside, low, 0), np.where(inside, high, len(self.start))
+        # All from low to high, but for the four around A and B: number them from behind B.
+        left, right = np.maximum(first - 1, low), np.minimum(first + 3, high)
+        number = draw.integers("foreign", torch.from_numpy(np.maximum(high - low - (right - left), 1))[:, None], 1)
+        place = right + number[:, 0].numpy()
+        return np.where(place < high, place, low + place - high)
 
     def gather(self, draw: Draw, companions: Companions | None = None) -> Batch:
         """The segments of the drawn rows."""
         first = self.rows[draw.rows.numpy()]
         found: Batch = {}
-        for name, rows in (("first", first), ("second", first + 1), ("foreign", self.foreign(draw))):
+        for name, rows in (("first", first), ("second", first + 1), ("foreign", self.foreign(draw, self.near))):
             one = padded(self.store, self.start[rows].tolist(), self.stop[rows].tolist(), self.longest)
             found |= {name: one["tokens"], f"{name}_length": one["tokens_length"]}
         return found

@@ -97,7 +97,7 @@ class Questions:
         """Evenly spread over a text; what is drawn is the same for all runs."""
         rows = evenly(len(reader), MOST)
         first, (start, others) = reader.rows[rows], strangers(reader)
-        foreign = reader.foreign(Draw(0, -1, torch.from_numpy(rows)))
+        foreign = reader.foreign(Draw(0, -1, torch.from_numpy(rows)), 0.0)
         return cls(
             passages(reader, first), passages(reader, first + 1), passages(reader, foreign), passages(reader, start),
             [passages(reader, numbers) for numbers in (start + 1, *others.T)],

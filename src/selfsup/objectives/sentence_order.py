@@ -51,6 +51,8 @@ ARRANGEMENTS = {  # beside the author's, (first, second)
     "both": (("first", "second"), ("second", "first"), ("first", "foreign")),
 }
 
+NEAR = 0.5  # of the foreign passages beside a swapped one come from the same document, where no topic tells them
+
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Config:
@@ -78,7 +80,8 @@ def reader(config: Config, store: TokenStore) -> SegmentReader:
     room = (config.context - len(marks.start) - len(marks.between) - len(marks.stop)) // 2
     if room < 4:
         raise UserError(f"--context {config.context} is too short for two segments; give 16 or more")
-    return SegmentReader(store, room)
+    # Alone they come from anywhere, as in BERT.
+    return SegmentReader(store, room, 0.0 if config.negatives == "random" else NEAR)
 
 
 class SentenceOrder(Objective):
