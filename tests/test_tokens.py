@@ -100,8 +100,8 @@ def test_ids_are_the_tokenizers_and_decode_to_the_text(kind: str, language: str,
         assert len(ids) == len(text)
 
 
-WRAPPED = "A line that was\nbroken twice,\nno more.\n\nAnother paragraph.\n  an indented line\n"
-JOINED = "A line that was broken twice, no more.\n\nAnother paragraph.\n  an indented line\n"
+WRAPPED = "A line that was\nbroken thrice, \nnot more\r\noften.\n\nNext.\n \t\nLast.\r\n\r\nEnd.\n  an indented line\n"
+JOINED = "A line that was broken thrice, not more often.\n\nNext.\n \t\nLast.\r\n\r\nEnd.\n  an indented line\n"
 
 
 @pytest.mark.parametrize("kind", ["byte", "char", "bpe"])

@@ -63,7 +63,7 @@ class TextData:
     vocabulary: Count | None = None
     """Number of ids of a bpe tokenizer; about the square root of the bytes of text when not given."""
     lines: Literal["keep", "join"] = "keep"
-    """Line breaks inside a paragraph: `keep` them, or `join` the lines by a space, as BERT reads them."""
+    """Line breaks inside a paragraph: `keep` them, unless a tokenizer that is given joins them, or `join` the lines."""
     cache: str | None = None
     """Folder for prepared data; else $SELFSUP_CACHE, else ~/.cache/selfsup."""
     workers: Annotated[int, Field(ge=0)] | None = None

@@ -25,7 +25,7 @@ MASK = AddedToken(MARKS["mask_token"], lstrip=True, special=True)
 # words, and numbers come in threes.
 WORDS = r"'(?:[sdmt]|ll|ve|re)| ?[\p{L}\p{M}]+| ?\p{N}{1,3}| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
 Lines = Literal["keep", "join"]  # what becomes of the line breaks inside a paragraph
-JOIN = normalizers.Replace(Regex(r"(?<=[^\n])\n(?=\S)"), " ")
+JOIN = normalizers.Replace(Regex(r"(?<=\S)[ \t]*\r?\n(?=\S)"), " ")  # a line of blanks is an empty one
 
 
 def byte_symbols() -> list[str]:
