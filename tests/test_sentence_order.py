@@ -90,13 +90,15 @@ def test_segments_end_where_sentences_end() -> None:
     assert alone not in reader.rows and alone - 1 not in reader.rows
 
 
-def test_a_sentence_too_long_for_a_segment_is_in_none() -> None:
+def test_a_sentence_too_long_for_a_segment_is_in_none(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     endless = "no sentence ever ends here " * 20
     reader = SegmentReader(store([endless, "One. " * 60 + endless + "end. " + "Two. " * 60, endless]), 60)
     pieces = [reader.store.tokenizer.decode(reader.store.read(a, b).tolist()) for a, b in
               zip(reader.start, reader.stop, strict=True)]  # fmt: skip
     assert {piece.strip(" ").rstrip(".") for piece in "".join(pieces).split(". ")} <= {"One", "Two", ""}
     assert len("".join(pieces)) > 590 and max(map(len, pieces)) <= 60
+    assert "% of the text is in no segment: sentences of more than 60 tokens" in caplog.text
     gap = next(number for number, piece in enumerate(pieces) if "Two" in piece) - 1
     assert gap not in reader.rows and {gap - 1, gap + 1} <= set(reader.rows)
 

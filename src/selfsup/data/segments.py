@@ -18,6 +18,7 @@ from selfsup.errors import UserError
 
 log = logging.getLogger("selfsup")
 BLOCK = 1 << 22  # tokens that are looked through at once
+MUCH = 0.25  # of a text, to be told that it is in no segment
 FULL = 0.85  # how full segments are on average, so that sentences have room to end where they do
 
 
@@ -120,6 +121,12 @@ class SegmentReader(Reader):
             )
         if len(self.start) < 8:
             raise UserError(f"{len(self.start)} segments of text are too few to find foreign ones in; give more text")
+        lost = 1 - (self.stop - self.start).sum() / len(store)
+        if lost > MUCH:
+            log.info(
+                "%.0f %% of the text is in no segment: sentences of more than %d tokens; a longer --context has them",
+                100 * lost, longest,
+            )  # fmt: skip
         documents, paired = len(store.texts()[0]), len(np.unique(document[self.rows]))
         if paired < documents:
             log.info("%d of %d documents have no two sentences: they make no pairs", documents - paired, documents)

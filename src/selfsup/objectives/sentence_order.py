@@ -13,8 +13,9 @@ Exported: the encoder `text`, and the predictors `order` (`AutoModelForSequenceC
 score) and `fill` (`AutoModelForMaskedLM`).
 Lines are joined to paragraphs (`--lines`): where they were broken at a width, their lengths tell what stands next to
 what, without any meaning.
-Differs from ALBERT: a ranking in place of a label for each pair; a ModernBERT where no other network is given, whose
-layers share weights only with `--share`.
+Differs from ALBERT: a ranking in place of a label for each pair; short windows, in which order is learned in fewer
+minutes (ALBERT's are of 512 tokens); a ModernBERT where no other network is given, whose layers share weights only with
+`--share`.
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ NEAR = 0.5  # of the foreign passages beside a swapped one come from the same do
 class Config:
     """Settings of sentence order."""
 
-    context: Count = 128
-    """Tokens that the network reads at once: two segments and three marks."""
+    context: Count = 64
+    """Tokens that the network reads at once: two segments of whole sentences, and three marks."""
     negatives: Literal["swap", "random", "both"] = "both"
     """What the author's order has to beat: the segments swapped (SOP), a foreign second one (NSP), or both."""
     mask_rate: Annotated[float, Field(gt=0, lt=1)] = 0.15
