@@ -99,6 +99,9 @@ def test_a_sentence_too_long_for_a_segment_is_in_none(caplog: pytest.LogCaptureF
     assert {piece.strip(" ").rstrip(".") for piece in "".join(pieces).split(". ")} <= {"One", "Two", ""}
     assert len("".join(pieces)) > 590 and max(map(len, pieces)) <= 60
     assert "% of the text is in no segment: sentences of more than 60 tokens" in caplog.text
+    caplog.clear()
+    SegmentReader(store([*["a"] * 200, "One. Two. " * 20]), 60)  # every third token of it ends a document
+    assert "is in no segment" not in caplog.text
     gap = next(number for number, piece in enumerate(pieces) if "Two" in piece) - 1
     assert gap not in reader.rows and {gap - 1, gap + 1} <= set(reader.rows)
 

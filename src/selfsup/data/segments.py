@@ -121,13 +121,14 @@ class SegmentReader(Reader):
             )
         if len(self.start) < 8:
             raise UserError(f"{len(self.start)} segments of text are too few to find foreign ones in; give more text")
-        lost = 1 - (self.stop - self.start).sum() / len(store)
+        start, stop = store.texts()  # the marks between documents are no text
+        lost = 1 - (self.stop - self.start).sum() / (stop - start).sum()
         if lost > MUCH:
             log.info(
                 "%.0f %% of the text is in no segment: sentences of more than %d tokens; a longer --context has them",
                 100 * lost, longest,
             )  # fmt: skip
-        documents, paired = len(store.texts()[0]), len(np.unique(document[self.rows]))
+        documents, paired = len(start), len(np.unique(document[self.rows]))
         if paired < documents:
             log.info("%d of %d documents have no two sentences: they make no pairs", documents - paired, documents)
 
