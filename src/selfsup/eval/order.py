@@ -50,6 +50,8 @@ def wins(scores: Tensor) -> Tensor:
 
 def passages(reader: SegmentReader, numbers: np.ndarray) -> list[str]:
     """The text of some segments of a reader."""
+    if not len(numbers):  # transformers 5.17 decodes no texts to one empty text
+        return []
     stretches = zip(reader.start[numbers].tolist(), reader.stop[numbers].tolist(), strict=True)
     return reader.store.tokenizer.batch_decode([reader.store.read(*stretch).tolist() for stretch in stretches])
 
