@@ -7,7 +7,8 @@ from pathlib import Path
 
 from selfsup.names import objective_names
 from selfsup.objective import load_objective
-from selfsup.recipes import flag_of, setting_help
+from selfsup.recipes import flag_of
+from selfsup.settings import setting_help
 
 PAGE = Path(__file__).parent / "objectives.md"
 HEAD = "# Objectives\n\nMade from the docstrings by `python docs/generate.py`; do not edit.\n"

@@ -19,8 +19,8 @@ PACKAGE = ROOT / "src" / "selfsup"
 LAYERS = [
     {"errors", "names", "progress"},
     {"ops"},
-    {"data", "nn", "encoder", "image_encoder", "text_encoder", "text_network", "predictors", "optim"},
-    {"recipes", "objective", "construct", "prepare", "size"},
+    {"data", "nn", "encoder", "image_encoder", "image_network", "text_encoder", "text_network", "predictors", "optim"},
+    {"recipes", "settings", "objective", "construct", "prepare", "size"},
     {"objectives"},
     {"run", "runtime", "cost"},
     {"exports", "eval", "predict", "embedding", "classify", "shots", "prompting", "search", "pictures", "report"},

@@ -11,8 +11,8 @@ from transformers import AutoTokenizer
 from selfsup.data.facts import Facts, ImageFacts
 from selfsup.encoder import Encoder, load_encoder
 from selfsup.errors import UserError
-from selfsup.image_encoder import SIZES as IMAGE_SIZES
 from selfsup.image_encoder import ImageEncoder
+from selfsup.image_network import chosen
 from selfsup.objective import Need, Objective, load_objective
 from selfsup.predictors.predictor import TextPredictor
 from selfsup.recipes import ImageBackbone, Recipe, TextBackbone
@@ -25,9 +25,12 @@ def fresh_encoder(need: Need, backbone: ImageBackbone | TextBackbone, facts: Fac
     """An encoder with weights from torch's generator, as large as the recipe says."""
     if isinstance(facts, ImageFacts):
         assert isinstance(backbone, ImageBackbone)
-        network, arguments = (backbone.network, {}) if backbone.network else IMAGE_SIZES[backbone.size or "nano"]
-        if network.startswith(("vit", "deit")):
-            arguments = {**arguments, "img_size": facts.size}
+        dial = backbone.size or "nano"
+        network, arguments = chosen(backbone.network, dial, need.transformer, backbone.patch, facts.size)
+        if "img_size" in arguments and need.pool == "mean":
+            arguments |= {"global_pool": "avg", "fc_norm": False}  # one norm, before the mean
+        if "img_size" in arguments and need.sizes:
+            arguments |= {"dynamic_img_size": True}
         return ImageEncoder.create(network, arguments, facts.size, facts.mean, facts.sd)
     assert isinstance(backbone, TextBackbone) and need.context is not None and need.family != "image"
     ready = AutoTokenizer.from_pretrained(str(tokenizer))

@@ -15,6 +15,7 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from selfsup.data.crops import resize
@@ -22,46 +23,9 @@ from selfsup.data.decode import to_square
 from selfsup.data.pixels import PixelStore
 from selfsup.encoder import ABOUT, Encoder, evaluating
 from selfsup.errors import UserError
+from selfsup.image_network import SMALL, check_patches, keep_resolution, pooled_width
 
 log = logging.getLogger("selfsup")
-SMALL = 64  # pictures below this many pixels get a stem that keeps their resolution
-
-# Narrow ResNets with one block a stage and a stem of three 3 x 3 convolutions that ends in the width of the first
-# stage: on a CPU they see several times the pictures of a ResNet-18 in the same minutes (docs/results.md).
-SIZES: dict[str, tuple[str, dict[str, Any]]] = {
-    "nano": ("resnet10t", {"stem_width": 8, "channels": (16, 32, 64, 128)}),
-    "tiny": ("resnet10t", {"stem_width": 16, "channels": (32, 64, 128, 256)}),
-    "small": ("resnet18", {}),
-    "base": ("resnet50", {}),
-}
-
-
-def keep_resolution(network: nn.Module) -> str | None:
-    """Give a timm ResNet a stem of stride 1 without pooling, in place.
-
-    Returns:
-        The two lines that do the same to a fresh network named `model`; None for networks without such a stem.
-    """
-    if not isinstance(network, timm.models.resnet.ResNet):
-        return None
-    if isinstance(network.conv1, nn.Sequential):
-        lines = "model.conv1[0].stride = (1, 1)"
-        cast(nn.Conv2d, network.conv1[0]).stride = (1, 1)
-    else:
-        old = network.conv1
-        size = f"{old.in_channels}, {old.out_channels}, 3, padding=1, bias=False"
-        lines = f"model.conv1 = torch.nn.Conv2d({size})"
-        network.conv1 = nn.Conv2d(old.in_channels, old.out_channels, 3, padding=1, bias=False)
-        nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
-    network.maxpool = nn.Identity()  # type: ignore[assignment]
-    return f"{lines}\nmodel.maxpool = torch.nn.Identity()"
-
-
-def pooled_width(module: nn.Module, channels: int, size: int) -> int:
-    """Numbers in the vector that a network makes of a picture; timm's `num_features` is another number for some."""
-    with evaluating(module):
-        device = next(module.parameters()).device
-        return int(module(torch.zeros(1, channels, size, size, device=device)).shape[-1])
 
 
 @dataclass(frozen=True)
@@ -111,6 +75,7 @@ class ImageEncoder(Encoder):
         arguments = {**arguments, "in_chans": len(mean), "num_classes": 0}
         try:
             module = timm.create_model(network, **arguments)
+            check_patches(network, module, size)
             pooled_width(module, len(mean), size)  # some networks refuse a size only when they see a picture
         except (TypeError, AssertionError, RuntimeError) as error:
             raise UserError(
@@ -146,6 +111,12 @@ class ImageEncoder(Encoder):
     def width(self) -> int:
         """D, numbers in a vector."""
         return pooled_width(self.module, len(self.about.mean), self.about.size)
+
+    @property
+    def patch(self) -> int | None:
+        """Edge of the patches of a plain vision transformer in pixels; None for other networks."""
+        network = self.module
+        return network.patch_embed.patch_size[0] if isinstance(network, VisionTransformer) else None
 
     def _squares(self, samples: Sequence | PixelStore, start: int, stop: int) -> Tensor:
         """(B, R, R, C) uint8 of some samples."""
@@ -224,7 +195,7 @@ class ImageEncoder(Encoder):
             "architecture": about.network,
             "num_classes": 0,
             "num_features": self.width,
-            "global_pool": "token" if "vit" in about.network else "avg",
+            "global_pool": about.arguments.get("global_pool", "token" if "vit" in about.network else "avg"),
             "model_args": {name: value for name, value in about.arguments.items() if name != "num_classes"},
             "pretrained_cfg": {
                 "input_size": [len(about.mean), about.size, about.size],

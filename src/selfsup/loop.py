@@ -21,6 +21,7 @@ from selfsup.data.loader import batches
 from selfsup.data.order import Order
 from selfsup.data.reader import Batch, Reader
 from selfsup.errors import UserError
+from selfsup.nn.norm import has_batch_statistics
 from selfsup.objective import Objective, scalars
 from selfsup.optim import Plan, make_optimizers, set_rates
 from selfsup.progress import Progress
@@ -38,6 +39,11 @@ class Training:
         if chosen.micro > 1 and objective.couples_rows:
             raise UserError(
                 f"--micro {chosen.micro}: {recipe.objective} compares the rows of a batch; give --chunk in place of it"
+            )
+        if chosen.micro > 1 and has_batch_statistics(objective):
+            raise UserError(
+                f"--micro {chosen.micro}: batch norm in the network ties the rows of a batch together; drop --micro, "
+                "or choose a network without batch statistics, such as --network vit_small_patch16_224"
             )
         objective.train()  # a pretrained network comes in eval mode
         self.wrapped: nn.Module = runtime.wrap(objective)

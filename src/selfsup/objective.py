@@ -21,7 +21,8 @@ from selfsup.encoder import Encoder
 from selfsup.errors import UserError, nearest
 from selfsup.names import objective_names
 from selfsup.predictors.predictor import Predictor
-from selfsup.recipes import FLAG, Budget, Recipe, complaint, section, sections
+from selfsup.recipes import FLAG, Budget, Recipe
+from selfsup.settings import complaint, section, sections
 
 Losses = dict[str, Tensor]
 
@@ -102,10 +103,16 @@ class Need:
     Attributes:
         family: `image` (a timm network), `decoder` (a causal transformer) or `encoder` (one that looks both ways).
         context: tokens that a text network must be able to read.
+        transformer: whether the dial gives a vision transformer for pictures, in place of a convolutional network.
+        pool: what a fresh vision transformer's vector is: its class token, or the mean of its patches.
+        sizes: whether a vision transformer is shown pictures of several sizes.
     """
 
     family: Literal["image", "decoder", "encoder"]
     context: int | None = None
+    transformer: bool = False
+    pool: Literal["token", "mean"] = "token"
+    sizes: bool = False
 
 
 class ObjectiveModule(Protocol):

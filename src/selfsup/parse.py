@@ -19,7 +19,8 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 
 from selfsup import verbs
 from selfsup.errors import UserError, nearest
-from selfsup.recipes import Budget, Recipe, complaint, flag_of, sections, spoken
+from selfsup.recipes import Budget, Recipe, flag_of
+from selfsup.settings import complaint, sections, spoken
 
 Value = TypeVar("Value")
 MARKERS = (

@@ -20,7 +20,8 @@ from selfsup.data.tokenizer import OWN
 from selfsup.encoder import Encoder, load_encoder
 from selfsup.errors import UserError, system_reason
 from selfsup.objective import Objective, load_objective
-from selfsup.recipes import ImageData, Recipe, TextData, from_json, to_json
+from selfsup.recipes import ImageData, Recipe, TextData
+from selfsup.settings import from_json, to_json
 
 LATEST = "latest"
 

@@ -45,7 +45,9 @@ def resolve(recipe: Recipe, prepared: Prepared, device: torch.device, precision:
     """The recipe with everything decided that was left open; `describe` says what was."""
     facts, backbone, data = prepared.facts, recipe.backbone, recipe.data
     if backbone.size is None and not backbone.init and not (isinstance(backbone, ImageBackbone) and backbone.network):
-        size = dial(facts, recipe.budget, torch.get_num_threads(), device.type == "cuda")
+        needs = load_objective(recipe.objective).backbones(recipe.config, facts).values()
+        transformer = any(need.transformer for need in needs)
+        size = dial(facts, recipe.budget, torch.get_num_threads(), device.type == "cuda", transformer)
         backbone = replace(backbone, size=size)
     if isinstance(data, ImageData):
         kept = isinstance(prepared.train, PixelStore) and prepared.train.squares is not None
@@ -68,10 +70,10 @@ def naming_relief(objective: Objective | None) -> Iterator[None]:
             raise
         if objective is None:
             relief = "a smaller --size"
-        elif not objective.couples_rows:
-            relief = "--micro 2 or a smaller --batch"
         elif any(has_batch_statistics(encoder.module) for encoder in objective.encoders().values()):
             relief = "a smaller --batch, --size or --pixels"
+        elif not objective.couples_rows:
+            relief = "--micro 2 or a smaller --batch"
         else:
             relief = "--chunk 64 or a smaller --batch"
         raise UserError(

@@ -44,8 +44,8 @@ def show(run: Positional[str], json: Switch = False) -> int:
     """
     from selfsup.names import objective_names
     from selfsup.objective import load_objective
-    from selfsup.recipes import to_json
     from selfsup.run import Run
+    from selfsup.settings import to_json
 
     if run in objective_names():
         module = load_objective(run)

@@ -23,14 +23,16 @@ from selfsup.data.tokens import TokenStore
 from selfsup.encoder import Encoder
 from selfsup.errors import UserError
 from selfsup.eval.doctor import examine
+from selfsup.nn.norm import has_batch_statistics
 from selfsup.objective import Objective, load_objective
 from selfsup.ops.spectrum import effective_rank
 from selfsup.parse import training as parse_training
 from selfsup.planning import make_plan
 from selfsup.prepare import prepare
 from selfsup.progress import Progress
-from selfsup.recipes import Recipe, flag_of, from_json, section, sections, to_json
+from selfsup.recipes import Recipe, flag_of
 from selfsup.runtime import Runtime
+from selfsup.settings import from_json, section, sections, to_json
 from selfsup.text_encoder import TextEncoder
 
 GOLDEN = Path(__file__).with_name("golden.json")
@@ -257,7 +259,7 @@ def test_the_cache_changes_nothing(case: Case):
 
 
 def test_micro_batches_equal_the_whole_batch_or_are_refused(case: Case):
-    if case.objective().couples_rows:
+    if case.objective().couples_rows or has_batch_statistics(case.objective()):
         with pytest.raises(UserError, match="--micro 2") as caught:
             case.training(micro=2)
         assert "\n" not in str(caught.value)

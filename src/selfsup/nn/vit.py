@@ -1,0 +1,103 @@
+"""Passes through timm's plain vision transformers that see only some of the patches."""
+
+from __future__ import annotations
+
+import torch
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+
+from selfsup.errors import UserError
+from selfsup.image_encoder import ImageEncoder
+from selfsup.ops.patches import rows_of
+
+
+def plain_transformer(encoder: ImageEncoder, objective: str) -> VisionTransformer:
+    """The network of an encoder, if patches can be left out of it.
+
+    That is timm's `VisionTransformer`: vit, deit, deit3, clip, dinov2. Its relatives (Eva, BEiT, Swin, Hiera, CaiT,
+    distilled DeiT) add what a subset of the patches would get wrong.
+
+    Raises:
+        UserError: it is another one, or pools by attention, which would never be trained.
+    """
+    network, name = encoder.module, encoder.about.network
+    if type(network) is not VisionTransformer:
+        raise UserError(
+            f"{objective} hides patches from a plain vision transformer, which {name} is not; "
+            "drop --network, or choose one such as vit_small_patch16_224"
+        )
+    if network.attn_pool is not None:
+        raise UserError(f"{objective} would never train the pooling by attention of {name}; choose another network")
+    return network
+
+
+def states(network: VisionTransformer, pictures: Tensor, visible: Tensor | None = None) -> Tensor:
+    """(B, P + K, D): the states of a transformer that sees only some patches, P prefix tokens first.
+
+    With all patches it is `forward_features`, with the norm that some have behind the pooling put before it.
+
+    Args:
+        network: see `plain_transformer`.
+        pictures: (B, C, S, S) normalized.
+        visible: (B, K) int64, the patches it sees; None for all.
+    """
+    x = network._pos_embed(network.patch_embed(pictures))
+    if visible is not None:
+        prefix = network.num_prefix_tokens
+        x = torch.cat([x[:, :prefix], rows_of(x[:, prefix:], visible)], 1)
+    for block in (network.norm_pre, *network.blocks):
+        x = block(x)
+    return network.fc_norm(network.norm(x))
+
+
+def waves(width: int, down: int, across: int) -> Tensor:
+    """(down * across, width) fixed position embedding: sines and cosines of both coordinates, half of the width each.
+
+    Vaswani et al. 2017 in two dimensions, as He et al. 2022 have it: first the columns, then the rows.
+    """
+    omega = 1e4 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    y, x = torch.meshgrid(torch.arange(down), torch.arange(across), indexing="ij")
+    angles = [place.flatten()[:, None].double() * omega for place in (x, y)]
+    return torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], 1).float()
+
+
+class PatchDecoder(nn.Module):
+    """A light transformer from the states of some patches to the pixels of all of them (He et al. 2022, section 3).
+
+    Args:
+        width: D of the encoder.
+        inner: width of this decoder, a multiple of 4 and of its heads.
+        layers: number of blocks.
+        heads: attention heads.
+        down, across: patches of a picture.
+        out: numbers to tell of each patch.
+    """
+
+    def __init__(self, width: int, inner: int, layers: int, heads: int, down: int, across: int, out: int) -> None:
+        super().__init__()
+        self.enter = nn.Linear(width, inner)
+        self.mask = nn.Parameter(0.02 * torch.randn(inner))
+        self.register_buffer("positions", waves(inner, down, across))
+        self.blocks = nn.Sequential(*(Block(inner, heads, qkv_bias=True) for _ in range(layers)))
+        self.norm = nn.LayerNorm(inner)
+        self.leave = nn.Linear(inner, out)
+        for part in self.modules():
+            if isinstance(part, nn.Linear):
+                nn.init.xavier_uniform_(part.weight)
+                nn.init.zeros_(part.bias)
+
+    def forward(self, seen: Tensor, prefix: int, visible: Tensor, hidden: Tensor) -> Tensor:
+        """(B, M, out): what stands in the hidden patches.
+
+        Args:
+            seen: (B, P + K, D) states of the prefix tokens and of the visible patches.
+            prefix: P.
+            visible: (B, K) int64.
+            hidden: (B, M) int64.
+        """
+        x = self.enter(seen)
+        place = self.positions[torch.cat([visible, hidden], 1)].to(x.dtype)  # type: ignore[index]  # (B, K + M, inner)
+        masks = self.mask.to(x.dtype).expand(*hidden.shape, -1)
+        x = torch.cat([x[:, :prefix], torch.cat([x[:, prefix:], masks], 1) + place], 1)
+        # Attention knows no order: the hidden patches may as well stand last, where they are read from.
+        return self.leave(self.norm(self.blocks(x)[:, -hidden.shape[1] :]))
