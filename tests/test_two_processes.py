@@ -13,6 +13,7 @@ import torch
 from contract.case import NAMES, differing, in_float64, load_case
 from contract.processes import join, start, start_group
 from selfsup import training as verbs
+from selfsup.nn.norm import has_batch_statistics
 from selfsup.planning import make_plan
 from selfsup.run import Run
 from selfsup.runtime import Runtime
@@ -25,7 +26,8 @@ def work(folder: Path) -> None:
     """What each process does: three steps of every objective in float64, and a whole run of each."""
     runtime = Runtime("float32")
     for name in NAMES:
-        micros = [1] if load_case(name).objective().couples_rows else [1, 2]
+        objective = load_case(name).objective()
+        micros = [1] if objective.couples_rows or has_batch_statistics(objective) else [1, 2]
         found = {micro: three_steps(name, micro, runtime) for micro in micros}
         torch.save(found, folder / f"{name}-{runtime.world}-{runtime.rank}.pt")
     verbs.report = lambda *_: None  # type: ignore[assignment]
