@@ -5,10 +5,11 @@
 NAME: `glyphs` (the demo; needs no data), `cifar10` (DIR has train/ and test/ with a folder a class), `shakespeare` (DIR
 has the text), `sst2`, `trec` and `understanding` (DIR has train.csv and test.csv with a text and a label; give each set
 of `understanding` an --out of its own; its two objectives have one network, but for what a token may look at), `order`
-(DIR has train/ and test/ with books), `sharing`, `windows`, `muon` and `dial` (DIR has books). Each run is the printed
-command; a run that is complete is not done again, nor one whose scores are in FILE, where they are written as a line of
-JSON a run (docs/results/ has such files). Progress goes to standard error, the table to standard output: a column for
-each kind of run, and behind them the alternatives of the first kind that has such a score.
+(DIR has train/ and test/ with books), `sharing`, `windows`, `muon` and `dial` (DIR has books), `pictures` (all
+objectives for pictures; DIR is as for `cifar10`). Each run is the printed command; a run that is complete is not done
+again, nor one whose scores are in FILE, where they are written as a line of JSON a run (docs/results/ has such files).
+Progress goes to standard error, the table to standard output: a column for each kind of run, and behind them the
+alternatives of the first kind that has such a score.
 """
 
 from __future__ import annotations
@@ -56,6 +57,10 @@ JOBS = {  # kinds of runs by table
         "muon": "train masked_lm --data {data} --steps 500",
         "adamw": "train masked_lm --data {data} --steps 500 --optimizer adamw --rate 2e-3",
     },
+    "pictures": {
+        name: f"train {name} --data {{data}} --minutes 10"
+        for name in ("simclr", "mae", "dino", "rotation", "jigsaw", "inpainting")
+    },
     "dial": {size: f"train masked_lm --data {{data}} --size {size} --minutes 5" for size in ("nano", "tiny")},
 }
 SCORE = ("task", "labels", "metric", "representation", "mean", "chance")  # what the table is made of
@@ -75,6 +80,14 @@ def lines(folder: Path) -> list[dict]:
     if not scores:
         return []
     run = json.loads((folder / "run.json").read_text())
+    own = next((line for line in reversed(found) if line["task"] == "pretext"), {})
+    asked = {
+        name: (own[name], own["trivial"] if name == "loss" else None) for name in ("loss", "accuracy") if name in own
+    }
+    scores += [
+        {"task": "own task, held out", "labels": 0, "metric": name, "representation": "run", "mean": value, "chance": c}
+        for name, (value, c) in asked.items()
+    ]
     cost = {
         "minutes": run["seconds"] / 60, "samples/s": run["samples"] / run["seconds"],
         "memory MB": run["peak_memory"]["process_mb"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import selfsup
 from selfsup import classify as verb
 from selfsup import cli
 from selfsup.data.samples import load_sample
+from selfsup.eval import fine_tune
 
 pytestmark = pytest.mark.usefixtures("short_fits")
 
@@ -50,6 +52,27 @@ def test_pictures(place: Path, capsys: pytest.CaptureFixture) -> None:
     whole = [row for row in found if row not in broken]
     assert all(0.1 < float(row["probability"]) <= 1 for row in whole)
     assert sum(Path(row["name"]).name[0] == row["label"] for row in whole) > 0.7 * len(whole)
+
+
+def test_the_network_that_eval_fine_tuned_is_used(
+    place: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fine_tune, "MIN_STEPS", 25)
+    shutil.copytree(place / "run", tmp_path / "run")
+    scores = selfsup.evaluate(tmp_path / "run", place / "labelled", labels=("5", "100%"), fine_tune=True, quiet=True)
+    (tuned,) = [
+        row["mean"]
+        for row in scores
+        if row["task"] == "fine-tune" and row["representation"] == "run" and row["labels"] == 1.0
+    ]
+    with caplog.at_level("INFO", "selfsup"):
+        verb.classify(tmp_path / "run", place / "labelled", place / "labelled", tmp_path / "all.csv", quiet=True)
+        verb.classify(place / "run", place / "labelled", place / "labelled", tmp_path / "probe.csv", quiet=True)
+    said = [record.message for record in caplog.records if "fine-tuned" in record.message]
+    assert len(said) == 1 and f"accuracy {tuned:.3f}" in said[0]
+    found, probed = rows(tmp_path / "all.csv"), rows(tmp_path / "probe.csv")
+    assert [row["probability"] for row in found] != [row["probability"] for row in probed]
+    assert sum(Path(row["name"]).name[0] == row["label"] for row in found) > 0.5 * len(found)
 
 
 def test_the_probe_of_eval_is_used(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

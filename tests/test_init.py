@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from transformers import BertConfig, BertModel
 
@@ -57,6 +58,56 @@ def test_pictures(place: Path, tmp_path: Path) -> None:
     record["recipe"]["backbone"]["init"] = "gone"
     (run.folder / "run.json").write_text(json.dumps(record))
     assert selfsup.resume(run.folder, more=2, data=noise, quiet=True).step == 4
+
+
+def timm_folder(folder: Path, **arguments: object) -> torch.nn.Module:
+    """A folder as timm itself writes it, of a small ViT for 32 pixels."""
+    torch.manual_seed(0)
+    given = {
+        "img_size": 32,
+        "patch_size": 8,
+        "depth": 2,
+        "embed_dim": 32,
+        "num_heads": 2,
+        "num_classes": 3,
+        **arguments,
+    }
+    network = timm.create_model("vit_tiny_patch16_224", **given).eval()
+    timm.models.save_for_hf(network, folder, model_args=given, safe_serialization=True)
+    return network
+
+
+def test_a_folder_of_timm(tmp_path: Path) -> None:
+    """Equal vectors, another size of pictures by interpolated positions, and a run that can be exported again."""
+    network = timm_folder(tmp_path / "vit")
+    found = selfsup.load(tmp_path / "vit")
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    shown = (torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255 - 0.5) / 0.5
+    with torch.no_grad():
+        assert torch.allclose(found.encode(list(pictures)), network.forward_head(network.forward_features(shown), True))
+    larger = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), np.uint8)
+    for objective, settings in (("mae", {"decoder_width": 32}), ("dino", {"small": 1, "prototypes": 64})):
+        recipe = selfsup.recipe(
+            objective, pixels=16, steps=2, batch=16, init=str(tmp_path / "vit"), layer_decay=0.75, **settings
+        )
+        run = selfsup.train(recipe, tmp_path / objective, data=larger, quiet=True)
+        begun = run.untrained().encoders()["image"].module
+        assert begun.pos_embed.shape == (1, 5, 32)
+        assert torch.equal(begun.blocks[1].mlp.fc1.weight, network.blocks[1].mlp.fc1.weight)
+        selfsup.export(run.folder, tmp_path / f"{objective}-out")
+        again = selfsup.load(tmp_path / f"{objective}-out" / "image")
+        assert torch.equal(again.encode(list(larger[:2])), selfsup.load(run.folder).encode(list(larger[:2])))
+
+
+def test_pictures_that_are_no_whole_patches_are_refused(tmp_path: Path) -> None:
+    timm_folder(tmp_path / "vit")
+    recipe = selfsup.recipe("mae", data="sample:digits", pixels=20, steps=2, init=str(tmp_path / "vit"))
+    colors = np.zeros((80, 20, 20, 3), np.uint8)
+    with pytest.raises(UserError, match=r"--init .*patches of 8 px, and pictures of 20 px"):
+        selfsup.train(recipe, tmp_path / "run", data=colors, quiet=True)
+    (tmp_path / "vit" / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="cannot be loaded by timm"):
+        selfsup.load(tmp_path / "vit")
 
 
 def test_text_keeps_its_tokenizer(place: Path, tmp_path: Path) -> None:

@@ -17,16 +17,19 @@ PACKAGE = ROOT / "src" / "selfsup"
 
 # Bottom first. A module imports from its own layer and from those below it.
 LAYERS = [
-    {"errors", "names", "progress"},
-    {"ops"},
-    {"data", "nn", "encoder", "image_encoder", "image_network", "text_encoder", "text_network", "predictors", "optim"},
-    {"recipes", "settings", "objective", "construct", "prepare", "size"},
-    {"objectives"},
-    {"run", "runtime", "cost"},
-    {"exports", "eval", "predict", "embedding", "classify", "shots", "prompting", "search", "pictures", "report"},
-    {"checks", "loop"},
-    {"planning", "summary", "training", "audit", "compare", "mine"},
-    {"cli", "parse", "verbs", "tables", "__main__"},
+    set(names.split())
+    for names in (
+        "errors names progress",
+        "ops",
+        "data nn encoder image_encoder image_network text_encoder text_network predictors optim layer_decay",
+        "recipes settings objective construct prepare size",
+        "objectives",
+        "run runtime cost",
+        "exports eval predict restoration embedding classify shots prompting search pictures report",
+        "checks loop",
+        "planning summary training audit compare mine",
+        "cli parse verbs uses tables __main__",
+    )
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 # These take an `Encoder`, so that any hub model can stand beside a run.
@@ -189,7 +192,7 @@ def test_readme_prints_the_tree():
 
 def test_idioms_the_house_does_without():
     found = [f"{file}:{line} {what}" for file, tree in TREES.items() for line, what in offences(tree)]
-    printing = {file: tree for file, tree in TREES.items() if file not in ("cli.py", "verbs.py")}
+    printing = {file: tree for file, tree in TREES.items() if file not in ("cli.py", "verbs.py", "uses.py")}
     found += [f"{file}:{line} {what}" for file, tree in printing.items() for line, what in calls(tree, {"print"})]
     assert not found, "\n".join(found)
 

@@ -1,4 +1,4 @@
-"""A class for every sample, by a linear probe on labelled examples."""
+"""A class for every sample, by a linear probe on labelled examples or a network that was fine-tuned on them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from selfsup.errors import UserError
 from selfsup.eval.features import Features
 from selfsup.eval.labelled import Labelled, open_labelled
 from selfsup.eval.linear import LinearProbe, fit_linear
-from selfsup.eval.probes import load_probe, save_probe
+from selfsup.eval.probes import load_classifier, load_probe, save_probe
 from selfsup.image_encoder import ImageEncoder
 from selfsup.prepare import columns_of, resolution_for
 from selfsup.progress import Progress
@@ -106,7 +106,7 @@ def classify(
     Args:
         place: a run, an exported folder, or a hub id.
         data: what to classify.
-        like: labelled examples; where `eval` has seen them, its probe is used.
+        like: labelled examples; where `eval` has seen them, its probe is used, or the network that it fine-tuned.
         out: file to write.
         columns: `meaning=name` pairs for the examples, and for the data where they are there.
         quiet: no progress on the terminal.
@@ -120,8 +120,9 @@ def classify(
     own = columns_there(data, columns)
     open_source(data, own).require(encoder.kind)  # before the work on the examples
     labelled = _examples(encoder, run, like, columns, progress)
-    probe = _probe(encoder, run, labelled)
-    found = encode_source(encoder, data, own, progress)
+    tuned = load_classifier(run, labelled) if run is not None else None
+    encoder, probe = tuned or (encoder, _probe(encoder, run, labelled))
+    found = encode_source(encoder.to(fastest_device()), data, own, progress)
     chances, numbers = probe.logits(found.vectors).softmax(1).max(1)
     good = torch.isfinite(chances).tolist()
     labels = [labelled.classes[number] if fine else None for number, fine in zip(numbers.tolist(), good, strict=True)]

@@ -11,13 +11,13 @@ from pathlib import Path
 from selfsup.errors import UserError, nearest
 from selfsup.names import first_line, objective_names
 
-VERBS = Path(__file__).parent / "verbs.py"
+VERBS = [Path(__file__).parent / name for name in ("verbs.py", "uses.py")]
 
 
 def verbs() -> dict[str, str]:
-    """Verb -> what it does, read from `verbs.py` without importing it."""
-    tree = ast.parse(VERBS.read_text(encoding="utf-8"))
-    public = [node for node in tree.body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")]
+    """Verb -> what it does, read from `verbs.py` and `uses.py` without importing them."""
+    nodes = [node for file in VERBS for node in ast.parse(file.read_text(encoding="utf-8")).body]
+    public = [node for node in nodes if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")]
     return {node.name.rstrip("_"): first_line(node) for node in public}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -66,11 +65,10 @@ def started_encoder(name: str, need: Need, place: str, facts: Facts, dropout: fl
         raise UserError(f"--init {place}: a {encoder.kind} encoder cannot start one for {need.family}")
     if len(encoder.about.mean) != facts.channels:
         raise UserError(f"--init {place} sees {len(encoder.about.mean)} channels, these pictures have {facts.channels}")
-    if "vit" in encoder.about.network and encoder.about.size != facts.size:
-        raise UserError(
-            f"--init {place} sees {encoder.about.size} px, not {facts.size}; type --pixels {encoder.about.size}"
-        )
-    return ImageEncoder(encoder.module, replace(encoder.about, size=facts.size, mean=facts.mean, sd=facts.sd))
+    try:
+        return encoder.adapted(facts.size, facts.mean, facts.sd, need.sizes)
+    except UserError as error:
+        raise UserError(f"--init {place}: {error}") from error
 
 
 def construct(recipe: Recipe, facts: Facts, tokenizer: Path | None, start: Path | None) -> Objective:

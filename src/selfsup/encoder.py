@@ -76,8 +76,8 @@ def load_encoder(place: str | os.PathLike, name: str | None = None) -> Encoder:
     """The encoder in a run, in an exported folder, or of a hub id.
 
     Args:
-        place: a run, a folder that selfsup wrote or that has a text network of transformers with its tokenizer, or
-            pretrained weights: `timm:NAME` or `hf:ID`.
+        place: a run, a folder that selfsup wrote, that has a network of timm or a text network of transformers with its
+            tokenizer, or pretrained weights: `timm:NAME` or `hf:ID`.
         name: which encoder of a run; its first when not given.
 
     Raises:
@@ -107,8 +107,10 @@ def load_encoder(place: str | os.PathLike, name: str | None = None) -> Encoder:
         folder = named[name or next(iter(named))]
     if not (folder / ABOUT).exists() and TextEncoder.knows(text):
         return TextEncoder.from_hub(text, None)
+    if not (folder / ABOUT).exists() and ImageEncoder.knows(folder):
+        return ImageEncoder.from_timm(folder)
     if not (folder / ABOUT).exists():
-        raise UserError(f"{folder} holds no {ABOUT}: it is neither a run nor a folder that selfsup wrote")
+        raise UserError(f"{folder} holds no {ABOUT}: it is neither a run nor a folder with a network")
     about = json.loads((folder / ABOUT).read_text())
     if about["encoder"] is None:
         raise UserError(f"{folder} holds a head, not an encoder; the encoder lies beside it")

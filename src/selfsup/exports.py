@@ -10,6 +10,7 @@ from typing import Any
 from selfsup.encoder import load_encoder
 from selfsup.errors import UserError
 from selfsup.image_encoder import ImageEncoder
+from selfsup.predictors.inpainter import PROGRAM, Inpainter
 from selfsup.run import Run, write_text, writing
 
 TIMM = """import timm
@@ -28,6 +29,13 @@ model.eval()
 PICTURES = """# pictures (B, {channels}, {size}, {size}) in [0, 1], resized to a square with antialiasing
 mean, sd = torch.tensor({mean})[:, None, None], torch.tensor({sd})[:, None, None]
 features = model((pictures - mean) / sd)  # (B, {width})
+"""
+FILLING = """import torch
+
+# pictures (B, {channels}, {size}, {size}) in [0, 1]; hole (B, 1, {size}, {size}) bool, true where something is missing
+network = torch.export.load("{folder}/{program}").module()
+mean, sd = torch.tensor({mean})[:, None, None], torch.tensor({sd})[:, None, None]
+filled = (network((pictures - mean) / sd, hole) * sd + mean).clamp(0, 1)
 """
 TEXT = """from transformers import {auto}, AutoTokenizer
 
@@ -66,6 +74,15 @@ def snippet(encoder: ImageEncoder, folder: Path) -> str:
         else TIMM_PLAIN
     )
     return (load + PICTURES).format(**values)
+
+
+def filling_snippet(encoder: ImageEncoder, folder: Path) -> str:
+    """Python that fills pictures with torch alone."""
+    about = encoder.about
+    return FILLING.format(
+        channels=len(about.mean), size=about.size, folder=folder, program=PROGRAM, mean=list(about.mean),
+        sd=list(about.sd),
+    )  # fmt: skip
 
 
 def text_snippet(auto: str, folder: Path) -> str:
@@ -110,8 +127,8 @@ Trained without labels by selfsup {record["versions"]["selfsup"]} with the objec
 def export(folder: str | os.PathLike, out: str | os.PathLike) -> dict[str, str]:
     """Copy the networks of a run to a folder for other tools.
 
-    Every encoder and predictor gets a folder of its own, with a README.md: `image` for timm, the others for
-    transformers, see `AUTO`.
+    Every encoder and predictor gets a folder of its own, with a README.md: `image` for timm, `reconstruct` for torch,
+    the others for transformers, see `AUTO`.
 
     Returns:
         The code that loads each, by name.
@@ -130,8 +147,12 @@ def export(folder: str | os.PathLike, out: str | os.PathLike) -> dict[str, str]:
     found = {}
     for place in sorted(entry for entry in model.iterdir() if entry.is_dir()):
         goal = target / place.name
+        filler = None
         if place.name in AUTO:
             code = text_snippet(AUTO[place.name], goal)
+        elif place.name == Inpainter.kind:
+            filler = Inpainter.load(place)
+            code = filling_snippet(filler.encoder, goal)
         else:
             encoder = load_encoder(place)
             assert isinstance(encoder, ImageEncoder)
@@ -139,5 +160,7 @@ def export(folder: str | os.PathLike, out: str | os.PathLike) -> dict[str, str]:
         with writing(goal):
             shutil.copytree(place, goal)
             write_text(goal / "README.md", card(run, code))
+            if filler is not None:
+                filler.compile(goal)
         found[place.name] = code
     return found

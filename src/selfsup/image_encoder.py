@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +15,7 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from timm.models import load_model_config_from_hf
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -24,6 +25,7 @@ from selfsup.data.pixels import PixelStore
 from selfsup.encoder import ABOUT, Encoder, evaluating
 from selfsup.errors import UserError
 from selfsup.image_network import SMALL, check_patches, keep_resolution, pooled_width
+from selfsup.nn.attention import class_attention
 
 log = logging.getLogger("selfsup")
 
@@ -96,16 +98,67 @@ class ImageEncoder(Encoder):
             near = ", ".join(get_close_matches(ident, timm.list_pretrained(), 5)) or "none"
             raise UserError(f"{name}: timm has no pretrained weights of that name; near: {near}")
         try:
-            module = timm.create_model(ident if place == "timm" else f"hf-hub:{ident}", pretrained=True, num_classes=0)
+            model = ident if place == "timm" else f"hf-hub:{ident}"
+            module = timm.create_model(model, pretrained=True, num_classes=0)
+            chosen = {} if place == "timm" else load_model_config_from_hf(ident)[2] or {}
         except Exception as error:  # from a missing network to a missing file, each its own kind
             reason = " ".join(str(error).split())[:140]
             raise UserError(f"{name} cannot be loaded from the hub ({reason}); check the id and the network") from error
+        return cls._as_pretrained(module, chosen)
+
+    @classmethod
+    def from_timm(cls, folder: Path) -> ImageEncoder:
+        """A folder as `timm.models.save_for_hf` writes it: `config.json` beside weights.
+
+        Raises:
+            UserError: it cannot be loaded.
+        """
+        try:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            module = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0)
+        except Exception as error:
+            reason = " ".join(str(error).split())[:140]
+            raise UserError(f"{folder} cannot be loaded by timm ({reason})") from error
+        return cls._as_pretrained(module, config.get("model_args") or {})
+
+    @classmethod
+    def _as_pretrained(cls, module: nn.Module, chosen: dict[str, Any]) -> ImageEncoder:
+        """Around a network that timm loaded; `chosen` are the arguments that its config has beside the name."""
         found = cast(dict[str, Any], module.pretrained_cfg)
         size = found["input_size"]
-        arguments = {"in_chans": size[0], "num_classes": 0}
-        return cls(
-            module, ImageAbout(found["architecture"], arguments, size[-1], tuple(found["mean"]), tuple(found["std"]))
-        )
+        arguments = {**chosen, "in_chans": size[0], "num_classes": 0}
+        mean, sd = tuple(found["mean"]), tuple(found["std"])
+        if len(mean) != size[0]:  # timm gives those of color pictures to any
+            mean, sd = (0.5,) * size[0], (0.25,) * size[0]
+        return cls(module, ImageAbout(found["architecture"], arguments, size[-1], mean, sd))
+
+    @staticmethod
+    def knows(folder: Path) -> bool:
+        """Whether a folder holds a network of timm."""
+        config = folder / "config.json"
+        return config.exists() and "architecture" in json.loads(config.read_text(encoding="utf-8"))
+
+    def adapted(self, size: int, mean: Sequence[float], sd: Sequence[float], sizes: bool) -> ImageEncoder:
+        """The same weights for pictures of another size, mean and deviation; positions are interpolated.
+
+        Args:
+            size: edge of the pictures in pixels.
+            mean: of pixels in [0, 1], one a channel.
+            sd: their deviation.
+            sizes: whether a vision transformer is to take pictures of other sizes, too.
+
+        Raises:
+            UserError: the pictures are not whole numbers of patches.
+        """
+        about = replace(self.about, size=size, mean=tuple(mean), sd=tuple(sd))
+        if not isinstance(self.module, VisionTransformer) or (size == self.about.size and not sizes):
+            return ImageEncoder(self.module, about)
+        check_patches(about.network, self.module, size)
+        self.module.set_input_size((size, size))
+        arguments = {**about.arguments, "img_size": size, **({"dynamic_img_size": True} if sizes else {})}
+        module = timm.create_model(about.network, **arguments)
+        module.load_state_dict(self.module.state_dict())
+        return ImageEncoder(module, replace(about, arguments=arguments))
 
     @property
     def width(self) -> int:
@@ -169,6 +222,17 @@ class ImageEncoder(Encoder):
                 maps = self.module.forward_intermediates(x, intermediates_only=True)  # type: ignore[operator]
                 found.append([m.float().mean((2, 3)).cpu() for m in maps])  # (B, D_l, h, w) -> (B, D_l)
         return [torch.cat(parts) for parts in zip(*found, strict=True)]
+
+    def attention(self, samples: Sequence | PixelStore, batch: int = 64) -> Tensor:
+        """(N, H, h, w) float32 on the CPU: how much the class token attends to each patch in the last block, by head.
+
+        Raises:
+            UserError: the network is no plain vision transformer with a class token.
+        """
+        if not isinstance(self.module, VisionTransformer) or self.module.cls_token is None:
+            raise UserError(f"{self.about.network} has no class token whose attention could be shown")
+        with evaluating(self.module):
+            return torch.cat([class_attention(self.module, x).float().cpu() for x in self._batches(samples, batch)])
 
     def calibrate(self, samples: Sequence | PixelStore, batch: int = 256) -> None:
         """Give every batch norm the statistics of one pass over the samples; weights stay as they are."""

@@ -26,7 +26,7 @@ CONVOLUTIONAL: dict[str, tuple[str, dict[str, Any]]] = {
 
 # Plain vision transformers; from `tiny` on ViT-Ti, ViT-S and ViT-B (Touvron et al. 2021, "DeiT", table 1).
 TRANSFORMERS: dict[str, dict[str, Any]] = {
-    "nano": {"embed_dim": 128, "depth": 6, "num_heads": 4},
+    "nano": {"embed_dim": 96, "depth": 4, "num_heads": 3},
     "tiny": {"embed_dim": 192, "depth": 12, "num_heads": 3},
     "small": {"embed_dim": 384, "depth": 12, "num_heads": 6},
     "base": {"embed_dim": 768, "depth": 12, "num_heads": 12},

@@ -21,6 +21,7 @@ from selfsup.data.loader import batches
 from selfsup.data.order import Order
 from selfsup.data.reader import Batch, Reader
 from selfsup.errors import UserError
+from selfsup.layer_decay import layer_scales
 from selfsup.nn.norm import has_batch_statistics
 from selfsup.objective import Objective, scalars
 from selfsup.optim import Plan, make_optimizers, set_rates
@@ -48,9 +49,9 @@ class Training:
         objective.train()  # a pretrained network comes in eval mode
         self.wrapped: nn.Module = runtime.wrap(objective)
         self.weights = [weight for weight in objective.parameters() if weight.requires_grad]
-        self.optimizers = make_optimizers(
-            objective, chosen.optimizer, chosen.rate, chosen.matrix_rate, chosen.decay, chosen.momentum, chosen.betas
-        )
+        scales = layer_scales(objective, [e.module for e in objective.encoders().values()], chosen.layer_decay)
+        rates = chosen.rate, chosen.matrix_rate, chosen.decay, chosen.momentum, chosen.betas
+        self.optimizers = make_optimizers(objective, chosen.optimizer, *rates, scales)
         self.saved = "none yet"  # the last checkpoint, for who has to name it
         self.order = Order(len(reader), chosen.batch, recipe.seed, runtime.world, runtime.rank, chosen.micro)
 

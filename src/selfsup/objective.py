@@ -92,7 +92,10 @@ class Objective(nn.Module, ABC):
         return {}
 
     def pictures(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
-        """Pictures worth a look, each (B, C, H, W) in [0, 1] by title, such as the views; none by default."""
+        """Pictures worth a look, each (B, C, H, W) in [0, 1] by title, such as the views; none by default.
+
+        Called in eval mode without gradients.
+        """
         return {}
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -144,17 +145,23 @@ def make_optimizers(
     decay: float,
     momentum: float,
     betas: tuple[float, float],
+    scales: Mapping[int, float] = MappingProxyType({}),
 ) -> list[torch.optim.Optimizer]:
     """The optimizers of a module's trainable weights; vectors (norms, biases) are never decayed.
 
-    Each group holds its peak rate as `peak`, for `set_rates`.
+    Each group holds its peak rate as `peak`, for `set_rates`; of a weight whose id is in `scales` it is so much of it.
     """
     weights = [weight for weight in module.parameters() if weight.requires_grad]
     hidden = _hidden_matrices(module) if name == "muon" else set()
 
     def groups(chosen: list[nn.Parameter], peak: float) -> list[dict]:
-        split = [([w for w in chosen if w.ndim > 1], decay), ([w for w in chosen if w.ndim <= 1], 0.0)]
-        return [{"params": part, "weight_decay": d, "peak": peak, "lr": peak} for part, d in split if part]
+        split: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for weight in chosen:
+            split.setdefault((scales.get(id(weight), 1.0), decay if weight.ndim > 1 else 0.0), []).append(weight)
+        return [
+            {"params": part, "weight_decay": falling, "peak": peak * scale, "lr": peak * scale}
+            for (scale, falling), part in sorted(split.items(), key=lambda item: (-item[0][0], -item[0][1]))
+        ]
 
     rest = groups([weight for weight in weights if id(weight) not in hidden], rate)
     if name == "sgd":

@@ -17,7 +17,7 @@ import tyro
 from pydantic import ValidationError
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from selfsup import verbs
+from selfsup import uses, verbs
 from selfsup.errors import UserError, nearest
 from selfsup.recipes import Budget, Recipe, flag_of
 from selfsup.settings import complaint, sections, spoken
@@ -144,7 +144,8 @@ def call(verb: str, arguments: list[str]) -> int:
     """Call the function of a verb with its flags; returns its exit code."""
     if verb == "train":
         return verbs.train(tuple(arguments))
-    function: Callable[..., int] = vars(verbs)[verb + "_" if verb + "_" in vars(verbs) else verb]
+    found = {**vars(uses), **vars(verbs)}
+    function: Callable[..., int] = found[verb + "_" if verb + "_" in found else verb]
     known = {"--" + name.replace("_", "-") for name in function.__annotations__ if name != "return"}
 
     @functools.wraps(function)

@@ -15,12 +15,18 @@ from selfsup.predictors.predictor import Kind, Loaded
 from selfsup.predictors.ranker import Ranker
 from selfsup.runtime import fastest_device
 
-# What each predictor of text does, and the objectives that have it.
+# What each predictor does, and the objectives that have it.
 USES: dict[Kind, tuple[str, str]] = {
     "generate": ("generates text", "causal_lm"),
     "fill": ("fills in words", "masked_lm or sentence_order"),
     "order": ("ranks passages", "sentence_order"),
+    "reconstruct": ("fills pictures", "inpainting"),
 }
+
+
+def holds(place: str | os.PathLike, kind: Kind) -> bool:
+    """Whether a run or an exported folder has such a predictor."""
+    return _folder_of(place, kind) is not None
 
 
 def _folder_of(place: str | os.PathLike, kind: Kind) -> Path | None:
@@ -49,7 +55,7 @@ def load_predictor(place: str | os.PathLike, predictor: type[Loaded]) -> Loaded:
             f"{os.fspath(place)} holds nothing that {use}; a run of {objective} does, after its first checkpoint"
         )
     found = predictor.load(folder)
-    found.network.to(fastest_device())  # type: ignore[arg-type]
+    found.module.to(fastest_device())
     return found
 
 

@@ -71,7 +71,7 @@ class ImageBackbone:
     patch: Count | None = None
     """Edge of a transformer's patches in pixels; an eighth of the picture, or what the network has, when not given."""
     init: str | None = None
-    """Start from these weights: a run, a folder that selfsup wrote, timm:NAME or hf:ID."""
+    """Start from these weights: a run, a folder with a network of timm, timm:NAME or hf:ID."""
 
     def __post_init__(self) -> None:
         """Refuse two ways of saying which network it is."""
@@ -124,6 +124,8 @@ class Optimizer:
     """Peak rate of the matrices that Muon changes."""
     decay: Annotated[float, Field(ge=0)] = 0.05
     """Weight decay; never on norms, biases and other vectors."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """What the rate is multiplied with from each layer of a network to the one below; 0.75 suits --init."""
     momentum: Share = 0.9
     """Momentum of SGD, LARS and Muon."""
     betas: tuple[Share, Share] = (0.9, 0.95)

@@ -9,6 +9,7 @@ from torch import Tensor
 from selfsup.data.draw import Draw
 from selfsup.data.pixels import PixelStore
 from selfsup.data.reader import Reader
+from selfsup.encoder import evaluating
 from selfsup.image_encoder import ImageEncoder
 from selfsup.objective import Objective
 from selfsup.ops.topk import top_k
@@ -43,7 +44,8 @@ def draw_views(run: Run, objective: Objective, reader: Reader) -> None:
     draw = Draw(run.recipe.seed, -1, rows)
     device = next(objective.parameters()).device
     batch = {name: value.to(device) for name, value in reader.gather(draw).items()}
-    shown = objective.pictures(batch, draw.to(device))
+    with evaluating(objective):
+        shown = objective.pictures(batch, draw.to(device))
     if shown:
         pages = [[Picture(_channels_last(images[i]), name) for name, images in shown.items()] for i in range(len(rows))]
         sheet(run.folder / "pictures" / "views.png", pages, f"{run.recipe.objective}: what the network is shown")

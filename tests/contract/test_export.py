@@ -17,8 +17,10 @@ from selfsup.encoder import evaluating
 from selfsup.errors import UserError
 from selfsup.exports import export, snippet
 from selfsup.image_encoder import ImageEncoder
+from selfsup.ops.holes import block_holes
 from selfsup.predictors.filler import Filler
 from selfsup.predictors.generator import Generator
+from selfsup.predictors.inpainter import Inpainter
 from selfsup.predictors.ranker import Ranker
 from selfsup.run import Run
 from selfsup.text_encoder import TextEncoder
@@ -29,7 +31,7 @@ NETWORKS: dict[str, tuple[str, int, dict]] = {  # beside those of the objectives
     "stock stem": ("resnet18", 64, {}),
     "transformer": ("vit_tiny_patch16_224", 32, {"img_size": 32, "patch_size": 8, "depth": 2}),
 }
-OUTPUTS = ("features", "hidden", "logits")
+OUTPUTS = ("features", "hidden", "logits", "filled")
 
 STRANGER = """
 import json, sys
@@ -61,10 +63,19 @@ def pictures(encoder: ImageEncoder) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (5, size, size, channels), dtype=np.uint8)
 
 
+def inputs_of(encoder: ImageEncoder) -> dict[str, torch.Tensor]:
+    """The same as (5, C, S, S) in [0, 1], and a hole in each."""
+    shown = torch.from_numpy(pictures(encoder)).permute(0, 3, 1, 2).contiguous() / 255
+    return {"pictures": shown, "hole": block_holes(torch.rand(5, 3, generator=torch.Generator()), shown.shape[2], 0.3)}
+
+
 def wanted(run: Run, name: str) -> dict[str, torch.Tensor]:
     """What the run's own network gives, by the name that the printed code gives it."""
     objective = run.objective()
     for predictor in (found for found in objective.predictors() if found.kind == name):
+        if isinstance(predictor, Inpainter):
+            given = inputs_of(predictor.encoder)
+            return {"filled": predictor.fill(given["pictures"], given["hole"])}
         assert isinstance(predictor, Generator | Filler | Ranker), f"say here what {name} should give"
         texts = (TEXT, TEXT) if isinstance(predictor, Ranker) else (TEXT,)
         given = predictor.tokenizer(*texts, return_tensors="pt")
@@ -90,10 +101,8 @@ def jobs(finished, tmp_path_factory) -> list[dict]:
         assert codes.keys() == names
         for name, code in codes.items():
             inputs = folder / f"{objective}-{name}.in"
-            encoder = run.objective().encoders().get(name)
-            given = {}
-            if isinstance(encoder, ImageEncoder):
-                given = {"pictures": torch.from_numpy(pictures(encoder)).permute(0, 3, 1, 2).contiguous() / 255}
+            encoder = next(iter(run.objective().encoders().values()))
+            given = inputs_of(encoder) if isinstance(encoder, ImageEncoder) else {}
             save_file(given or {"nothing": torch.zeros(1)}, inputs)
             found.append(
                 {"objective": objective, "name": name, "code": code, "text": TEXT, "inputs": str(inputs)}
@@ -103,8 +112,7 @@ def jobs(finished, tmp_path_factory) -> list[dict]:
         encoder = ImageEncoder.create(network, arguments, size, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
         place = folder / name.replace(" ", "-").replace(",", "")
         encoder.save(place)
-        shown = torch.from_numpy(pictures(encoder)).permute(0, 3, 1, 2).contiguous() / 255
-        save_file({"pictures": shown}, f"{place}.in")
+        save_file(inputs_of(encoder), f"{place}.in")
         save_file({"features": encoder.encode(pictures(encoder))}, f"{place}.right")
         found.append(
             {"objective": None, "name": name, "code": snippet(encoder, place), "text": TEXT, "inputs": f"{place}.in"}

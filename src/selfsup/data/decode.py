@@ -12,6 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 PHOTOS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 SUFFIXES = frozenset((*PHOTOS, ".ppm", ".pgm", ".pbm", ".jp2", ".ico", ".tga", ".avif", ".npy"))
 GRAY_MODES = frozenset({"1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"})
+ALPHA_MODES = frozenset({"RGBA", "LA", "La", "PA", "RGBa"})
 NUMPY_MAGIC = b"\x93NUMPY"
 GAP = 3  # a JPEG is decoded at no less than so many times the edge that is asked for
 # What PIL and numpy raise on broken files, each on its own kind.
@@ -110,13 +111,24 @@ def channels_of(picture: Image.Image | np.ndarray) -> int:
     return 1 if picture.mode in GRAY_MODES else 3
 
 
-def to_square(picture: Image.Image | np.ndarray, resolution: int, channels: int) -> np.ndarray:
-    """(R, R, C) uint8: the picture upright, squashed to a square, transparent parts on white, antialiased.
+def transparent(picture: Image.Image | np.ndarray) -> np.ndarray | None:
+    """(H, W) bool, upright: where a picture lets more than half of the light through; None if it has no such thing."""
+    if isinstance(picture, np.ndarray) or not (picture.mode in ALPHA_MODES or "transparency" in picture.info):
+        return None
+    return np.asarray(ImageOps.exif_transpose(picture).convert("RGBA").getchannel("A")) < 128
+
+
+def upright(picture: Image.Image | np.ndarray, channels: int, resolution: int = 0) -> Image.Image | np.ndarray:
+    """The picture as seen, with so many channels, transparent parts on white; a PIL image stays one.
+
+    Args:
+        picture: as `open_picture` gives it.
+        channels: to bring it to.
+        resolution: edge in pixels that will be asked of it; a large JPEG may come smaller, but not below that.
 
     Raises:
         BROKEN: the picture is cut off, or its channels cannot be brought to `channels`.
     """
-    square = (resolution, resolution)
     if isinstance(picture, np.ndarray):
         picture = to_uint8(picture)
         if picture.shape[2] == 1 and channels == 3:
@@ -125,24 +137,35 @@ def to_square(picture: Image.Image | np.ndarray, resolution: int, channels: int)
             picture = np.asarray(Image.fromarray(picture).convert("L"))[:, :, None]
         if picture.shape[2] != channels:
             raise ValueError(f"{picture.shape[2]} channels where the others have {channels}")
-        if picture.shape[:2] == square:
-            return picture
-        planes = [Image.fromarray(np.ascontiguousarray(picture[:, :, c])) for c in range(channels)]
-        return np.stack([np.asarray(plane.resize(square, Image.Resampling.BILINEAR)) for plane in planes], 2)
+        return picture
     if channels not in (1, 3):
         raise ValueError(f"a picture of mode {picture.mode} where the others have {channels} channels")
-    if picture.format == "JPEG":  # a large photo is decoded at a half, a quarter or an eighth, which is faster
+    if picture.format == "JPEG" and resolution:  # decoded at a half, a quarter or an eighth, which is faster
         picture.draft(None, (GAP * resolution, GAP * resolution))  # type: ignore[arg-type]
     picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith(("I", "F")):  # PIL's own conversion clips 16 bits to 8
         array = np.asarray(picture)
         array = array.clip(0, 65535).astype(np.uint16) if array.dtype.kind == "i" else array
         picture = Image.fromarray(to_uint8(array)[:, :, 0])
-    if picture.mode in ("RGBA", "LA", "La", "PA", "RGBa") or "transparency" in picture.info:
+    if picture.mode in ALPHA_MODES or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    picture = picture.convert("L" if channels == 1 else "RGB")
+    return picture.convert("L" if channels == 1 else "RGB")
+
+
+def to_square(picture: Image.Image | np.ndarray, resolution: int, channels: int) -> np.ndarray:
+    """(R, R, C) uint8: the picture upright, squashed to a square, transparent parts on white, antialiased.
+
+    Raises:
+        BROKEN: the picture is cut off, or its channels cannot be brought to `channels`.
+    """
+    square = (resolution, resolution)
+    picture = upright(picture, channels, resolution)
+    if isinstance(picture, np.ndarray):
+        if picture.shape[:2] == square:
+            return picture
+        planes = [Image.fromarray(np.ascontiguousarray(picture[:, :, c])) for c in range(channels)]
+        return np.stack([np.asarray(plane.resize(square, Image.Resampling.BILINEAR)) for plane in planes], 2)
     if picture.size != square:
         picture = picture.resize(square, Image.Resampling.BILINEAR, reducing_gap=GAP)
-    pixels = np.asarray(picture)
-    return pixels if channels == 3 else pixels[:, :, None]
+    return np.atleast_3d(np.asarray(picture))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 
@@ -17,7 +18,8 @@ from selfsup.data.pixels import PixelStore
 from selfsup.encoder import Encoder
 from selfsup.eval.few_labels import Level
 from selfsup.eval.labelled import Labelled, chosen
-from selfsup.eval.probes import Score
+from selfsup.eval.linear import LinearProbe
+from selfsup.eval.probes import Score, save_classifier
 from selfsup.image_encoder import ImageEncoder
 from selfsup.optim import Plan, make_optimizers, set_rates
 from selfsup.progress import Progress
@@ -28,7 +30,11 @@ RATE, DECAY, BATCH, EPOCHS, MIN_STEPS = 1e-3, 0.05, 128, 10, 200
 
 
 def fine_tuned(run: Run, labelled: Labelled, levels: Sequence[Level], progress: Progress) -> list[Score]:
-    """The answers of the run's network and of the same one from scratch, each trained alike; one draw of labels."""
+    """The answers of the run's network and of the same one from scratch, each trained alike; one draw of labels.
+
+    The run's network that saw the most labels is kept for `classify`.
+    """
+    most = max(levels, key=lambda level: level.seen(len(labelled.labels), len(labelled.classes)))
     trained = run.encoder().to(fastest_device())
     # As it was saved, so that both have as many weights: shared ones were written out.
     starts = {"run": trained, "scratch": trained.fresh(run.recipe.seed).to(fastest_device())}
@@ -40,13 +46,19 @@ def fine_tuned(run: Run, labelled: Labelled, levels: Sequence[Level], progress: 
             def tell(done: int, of: int, what: str = f"fine-tuning {name}, {level}") -> None:
                 progress.part(what, done, of)
 
-            answers = tune(deepcopy(encoder), labelled, rows, run.recipe.seed, tell)
-            found.append(Score("fine-tune", name, level, (answers == labelled.test_labels)[None]))
+            network = deepcopy(encoder)
+            head = tune(network, labelled, rows, run.recipe.seed, tell)
+            right = head.predict(network.encode(labelled.test)) == labelled.test_labels
+            found.append(Score("fine-tune", name, level, right[None]))
+            if name == "run" and level is most:
+                save_classifier(run, labelled, network, head, float(right.double().mean()))
     return found
 
 
-def tune(encoder: Encoder, labelled: Labelled, rows: Tensor, seed: int, progress: Callable[[int, int], None]) -> Tensor:
-    """(M,) predicted classes after training encoder and a linear head on some rows, with AdamW and a cosine.
+def tune(
+    encoder: Encoder, labelled: Labelled, rows: Tensor, seed: int, progress: Callable[[int, int], None]
+) -> LinearProbe:
+    """Train an encoder and a linear head on some rows, with AdamW and a cosine; returns the head.
 
     Pictures are cropped a little, never mirrored: a mirrored letter is another sign.
 
@@ -64,8 +76,8 @@ def tune(encoder: Encoder, labelled: Labelled, rows: Tensor, seed: int, progress
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         width = encoder.encode(chosen(labelled.train, rows[:1].numpy())).shape[1]
-        whole = nn.ModuleList([encoder.module, nn.Linear(width, classes).to(device)])
-        head = whole[1]
+        head = nn.Linear(width, classes).to(device)
+        whole = nn.ModuleList([encoder.module, head])
         optimizers = make_optimizers(whole, "adamw", RATE, RATE, DECAY, 0.9, (0.9, 0.999))
         whole.train()
         for step in range(steps):
@@ -80,8 +92,8 @@ def tune(encoder: Encoder, labelled: Labelled, rows: Tensor, seed: int, progress
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             progress(step + 1, steps)
-        with torch.no_grad():
-            return head(encoder.encode(labelled.test).to(device)).argmax(1).cpu()
+    weight, bias = (part.detach().cpu() for part in (head.weight.T, head.bias))
+    return LinearProbe(torch.zeros(width), torch.ones(width), weight, bias, RATE, DECAY, math.nan)
 
 
 def _shown(encoder: Encoder, labelled: Labelled, rows: np.ndarray, draw: Draw) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from selfsup.data.pixels import PixelStore
 from selfsup.data.store import fingerprint
-from selfsup.encoder import Encoder
+from selfsup.encoder import Encoder, load_encoder
 from selfsup.eval.features import Features, Representation, raw_pixels
 from selfsup.eval.few_labels import DRAWS, Level
 from selfsup.eval.labelled import Labelled
@@ -171,7 +172,10 @@ def place_of(run: Run, identity: str) -> Path:
 
 def save_probe(run: Run, labelled: Labelled, probe: LinearProbe, accuracy: float) -> None:
     """Keep a probe for `classify`."""
-    folder = place_of(run, labelled.identity)
+    _save(place_of(run, labelled.identity), run, labelled, probe, accuracy)
+
+
+def _save(folder: Path, run: Run, labelled: Labelled, probe: LinearProbe, accuracy: float) -> None:
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         probe.save(folder / "probe.safetensors")
@@ -183,3 +187,22 @@ def load_probe(run: Run, labelled: Labelled) -> LinearProbe | None:
     """The probe that was fitted to this data, if there is one."""
     folder = place_of(run, labelled.identity)
     return LinearProbe.load(folder / "probe.safetensors") if (folder / "probe.json").exists() else None
+
+
+def save_classifier(run: Run, labelled: Labelled, encoder: Encoder, head: LinearProbe, accuracy: float) -> None:
+    """Keep a network that was trained on this data, with its head, for `classify`."""
+    folder = place_of(run, labelled.identity) / "fine-tuned"
+    with writing(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        encoder.save(folder / "network")
+    _save(folder, run, labelled, head, accuracy)
+
+
+def load_classifier(run: Run, labelled: Labelled) -> tuple[Encoder, LinearProbe] | None:
+    """The network that was trained on this data, with its head, if there is one."""
+    folder = place_of(run, labelled.identity) / "fine-tuned"
+    if not (folder / "probe.json").exists():
+        return None
+    accuracy = json.loads((folder / "probe.json").read_text())["accuracy"]
+    log.info("by the network that eval fine-tuned on %s (accuracy %.3f)", labelled.name, accuracy)
+    return load_encoder(folder / "network"), LinearProbe.load(folder / "probe.safetensors")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from selfsup.ops.precision import at_least_float32
 
 
 def projection(width: int, hidden: int, out: int) -> nn.Sequential:
@@ -40,3 +43,30 @@ class PuzzleHead(nn.Module):
     def forward(self, vectors: Tensor) -> Tensor:
         """(B, T, D) to (B, out)."""
         return self.together(self.each(vectors).flatten(1))
+
+
+class PrototypeHead(nn.Module):
+    """The head of DINO: three layers, and cosines with prototypes (Caron et al. 2021, section 3.1 and appendix C).
+
+    Args:
+        width: D of the vectors.
+        hidden: width of the two hidden layers.
+        bottleneck: width of the vectors that are compared with the prototypes.
+        prototypes: K.
+    """
+
+    def __init__(self, width: int, hidden: int, bottleneck: int, prototypes: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, bottleneck)
+        )
+        self.prototypes = nn.Linear(bottleneck, prototypes, bias=False)  # only their directions count
+        for part in self.layers:
+            if isinstance(part, nn.Linear):
+                nn.init.trunc_normal_(part.weight, std=part.in_features**-0.5)
+                nn.init.zeros_(part.bias)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """(N, D) to (N, K) cosines."""
+        z = F.normalize(at_least_float32(self.layers(vectors)), dim=-1)
+        return z @ F.normalize(at_least_float32(self.prototypes.weight), dim=-1).T

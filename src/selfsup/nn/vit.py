@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import torch
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
@@ -9,6 +11,8 @@ from torch import Tensor, nn
 from selfsup.errors import UserError
 from selfsup.image_encoder import ImageEncoder
 from selfsup.ops.patches import rows_of
+
+Masked: TypeAlias = "tuple[Tensor, Tensor]"
 
 
 def plain_transformer(encoder: ImageEncoder, objective: str) -> VisionTransformer:
@@ -31,7 +35,9 @@ def plain_transformer(encoder: ImageEncoder, objective: str) -> VisionTransforme
     return network
 
 
-def states(network: VisionTransformer, pictures: Tensor, visible: Tensor | None = None) -> Tensor:
+def states(
+    network: VisionTransformer, pictures: Tensor, visible: Tensor | None = None, masked: Masked | None = None
+) -> Tensor:
     """(B, P + K, D): the states of a transformer that sees only some patches, P prefix tokens first.
 
     With all patches it is `forward_features`, with the norm that some have behind the pooling put before it.
@@ -39,9 +45,14 @@ def states(network: VisionTransformer, pictures: Tensor, visible: Tensor | None 
     Args:
         network: see `plain_transformer`.
         pictures: (B, C, S, S) normalized.
-        visible: (B, K) int64, the patches it sees; None for all.
+        visible: (B, K) int64, the patches it sees, the others are taken out; None for all.
+        masked: (B, N) bool and (D,), patches that are replaced by a token which keeps their place; None for none.
     """
-    x = network._pos_embed(network.patch_embed(pictures))
+    x = network.patch_embed(pictures)  # (B, N, D), or (B, h, w, D) where it takes pictures of any size
+    if masked is not None:
+        where, token = masked
+        x = torch.where(where.view(*x.shape[:-1], 1), token.to(x.dtype), x)
+    x = network._pos_embed(x)
     if visible is not None:
         prefix = network.num_prefix_tokens
         x = torch.cat([x[:, :prefix], rows_of(x[:, prefix:], visible)], 1)

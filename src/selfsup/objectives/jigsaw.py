@@ -152,8 +152,7 @@ class Jigsaw(Objective):
     def pictures(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
         """The picture, the puzzle as posed, and as answered: its tiles put back by the order that is told."""
         views = self.views(batch, draw)
-        with torch.no_grad():
-            told = self.orders[self.answers(views).argmax(1)]  # (B, T): place i holds tile told[i]
+        told = self.orders[self.answers(views).argmax(1)]  # (B, T): place i holds tile told[i]
         tiles = (0.5 + views["tiles"] / 5).clamp(0, 1)  # two and a half deviations either way
         back = shuffled(tiles, told.argsort(1))
         gap = self.cell - self.edge

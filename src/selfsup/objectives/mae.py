@@ -135,8 +135,7 @@ class MAE(Objective):
         """The crop, what is left in view of it, and the hidden patches as told, their mean and contrast given."""
         views = self.views(batch, draw)
         image, hidden = views["image"].cpu().float(), views["hidden"].cpu()
-        with torch.no_grad():
-            told = self.reconstruct(views).cpu()
+        told = self.reconstruct(views).cpu()
         patches = patchify(image, self.edge)
         if self.config.target == "standardized":
             own = rows_of(patches, hidden)

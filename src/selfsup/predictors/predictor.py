@@ -7,13 +7,15 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from selfsup.encoder import ABOUT
 from selfsup.text_network import Auto, save_network
 
-Loaded = TypeVar("Loaded", bound="TextPredictor")
+Loaded = TypeVar("Loaded", bound="Predictor")
+LoadedText = TypeVar("LoadedText", bound="TextPredictor")
 Kind = Literal["generate", "fill", "order", "reconstruct", "pair"]
 
 
@@ -26,9 +28,19 @@ class Predictor(ABC):
 
     kind: Kind
 
+    @property
+    @abstractmethod
+    def module(self) -> nn.Module:
+        """The live network, with its head."""
+
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Write a folder that the network's own library loads."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls: type[Loaded], folder: Path) -> Loaded:
+        """The inverse of `save`."""
 
 
 class TextPredictor(Predictor):
@@ -46,6 +58,11 @@ class TextPredictor(Predictor):
     def __init__(self, network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, context: int) -> None:
         self.network, self.tokenizer, self.context = network, tokenizer, context
 
+    @property
+    def module(self) -> nn.Module:
+        """The live network, with its head."""
+        return self.network
+
     def save(self, folder: Path) -> None:
         """Write a folder that `auto` and `AutoTokenizer` load."""
         save_network(self.network, self.auto, folder)
@@ -59,7 +76,7 @@ class TextPredictor(Predictor):
         self.network.load_state_dict(self.auto.from_pretrained(folder).state_dict())
 
     @classmethod
-    def load(cls: type[Loaded], folder: Path) -> Loaded:
+    def load(cls: type[LoadedText], folder: Path) -> LoadedText:
         """The inverse of `save`."""
         disable_progress_bar()
         record = json.loads((folder / ABOUT).read_text())
