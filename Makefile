@@ -31,7 +31,7 @@ lint: setup
 	$(BIN)/basedpyright
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 bench: setup
 	$(BIN)/python -m pip install -q -e '.[bench]'

@@ -63,6 +63,7 @@ JOBS = {  # kinds of runs by table
     },
     "dial": {size: f"train masked_lm --data {{data}} --size {size} --minutes 5" for size in ("nano", "tiny")},
 }
+EVALS = {"pictures": ("", "--labels 1% --fine-tune")}  # flags of `eval`, where not once without any
 SCORE = ("task", "labels", "metric", "representation", "mean", "chance")  # what the table is made of
 
 
@@ -72,13 +73,22 @@ def call(*words: str) -> None:
     subprocess.run([sys.executable, "-m", "selfsup", *words], check=True, stdout=subprocess.DEVNULL)
 
 
-def lines(folder: Path) -> list[dict]:
-    """The results of a run that was evaluated (`eval` writes them all at its end), and its cost; none otherwise."""
+def logged(folder: Path) -> list[dict]:
+    """The lines of `evals.jsonl`."""
     file = folder / "evals.jsonl"
-    found = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    scores = [line for line in found if line["task"] not in ("pretext", "health", "online knn", "verdict")]
-    if not scores:
-        return []
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def judged(folder: Path) -> int:
+    """How often a run was evaluated: `eval` writes all it found at its end, the verdict last."""
+    return sum(line["task"] == "verdict" for line in logged(folder))
+
+
+def lines(folder: Path) -> list[dict]:
+    """The results of a run, and its cost."""
+    found = logged(folder)
+    last = {tuple(line.get(key) for key in SCORE[:4]): line for line in found}
+    scores = [line for line in last.values() if line["task"] not in ("pretext", "health", "online knn", "verdict")]
     run = json.loads((folder / "run.json").read_text())
     own = next((line for line in reversed(found) if line["task"] == "pretext"), {})
     asked = {
@@ -131,16 +141,16 @@ def results(name: str, data: str, out: Path, seeds: list[int], keep: Path | None
                 found[kind].append(known[kind, seed])
                 continue
             folder = out / "-".join([name, *([] if kind == "run" else [kind.replace(" ", "_")]), str(seed)])
-            if not lines(folder):
-                if (folder / "run.json").exists():
-                    call("resume", str(folder))
-                else:
-                    start = out / f"decoder-{seed}"
-                    if "{decoder}" in command:
-                        decoder(start, data, seed)
-                    job = [word.format(data=data, decoder=start) for word in command.split()]
-                    call(*job, "--seed", str(seed), "--out", str(folder))
-                call("eval", str(folder))
+            if not (folder / "run.json").exists():
+                start = out / f"decoder-{seed}"
+                if "{decoder}" in command:
+                    decoder(start, data, seed)
+                job = [word.format(data=data, decoder=start) for word in command.split()]
+                call(*job, "--seed", str(seed), "--out", str(folder))
+            elif not judged(folder):
+                call("resume", str(folder))
+            for flags in EVALS.get(name, ("",))[judged(folder) :]:
+                call("eval", str(folder), *flags.split())
             found[kind].append(lines(folder))
             if keep:
                 scores = [{name: line[name] for name in SCORE} for line in lines(folder)]

@@ -22,6 +22,15 @@ GUARD = str(Path(__file__).parent / "guard")
 os.environ["PYTHONPATH"] = os.pathsep.join([GUARD, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in the same hook
+def pytest_collection_modifyitems(items):
+    """Groups for `--dist loadgroup`: the contract of an objective on one worker, which trains it once, else by file."""
+    for item in items:
+        given = vars(item).get("callspec")
+        of_an_objective = item.path.name in ("test_contract.py", "test_resume.py") and given and "case" in given.params
+        item.add_marker(pytest.mark.xdist_group(given.params["case"] if of_an_objective else item.path.name))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def threads():
     """Give the parent its threads; a session without torch does not import it for this."""

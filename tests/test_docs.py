@@ -104,6 +104,11 @@ def readme_data(folder: Path) -> tuple[Path, Path, Path]:
         for number in range(24):
             pixels = generator.integers(0, 256, (20, 24, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / place / f"{number}.png")
+    (folder / "damaged").mkdir()
+    damaged = generator.integers(0, 256, (20, 24, 4), dtype=np.uint8)
+    damaged[..., 3] = 255
+    damaged[4:12, 6:14, 3] = 0
+    Image.fromarray(damaged).save(folder / "damaged" / "0.png")
     words = [" ".join(generator.choice(["the", "cat", "sat", "on", "a", "mat"], 12)) for _ in range(400)]
     (folder / "book.txt").write_text(".\n".join(words))
     (folder / "passages.txt").write_text("A mat sat on the cat.\nThe mat.\n")

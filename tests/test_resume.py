@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from contract.case import NAMES, Case, differing, load_case, untimed
+from contract.case import FAMILIES, NAMES, Case, differing, load_case, untimed
 from contract.processes import resume_slowly, start, train_slowly, warm_up
 from selfsup import training as verbs
 from selfsup.errors import UserError
 from selfsup.run import Run
 from selfsup.training import resume, train
 
-STEPS, EVERY = 120, 4  # steps of a run, and between its checkpoints
+STEPS, EVERY = 60, 4  # steps of a run, and between its checkpoints
 KILLS = 5  # at least, spread over the objectives; many more are for a benchmark
 
 
@@ -44,7 +44,7 @@ def plain(cache, monkeypatch: pytest.MonkeyPatch):
     torch.set_num_threads(before)
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=FAMILIES)
 def case(request: pytest.FixtureRequest) -> Case:
     return load_case(request.param)
 
@@ -90,6 +90,7 @@ def interrupt(work, arguments: tuple, folder: Path, number: int, chance: random.
     return child.exitcode
 
 
+@pytest.mark.parametrize("case", NAMES, indirect=True)
 def test_killed_and_resumed_equals_never_stopped(case: Case, tmp_path):
     """Several kills and a stop of one run, each at a random moment after another checkpoint."""
     recipe = case.run_recipe(STEPS, save_every=EVERY)
@@ -158,6 +159,8 @@ def test_a_finished_run_is_left_as_it_is(case: Case, six_steps):
 
 def test_more_of_a_trapezoid_equals_the_longer_run(case: Case, tmp_path):
     """The same share of cool-down and the same number of warm-up steps: 2 of 10, and of 15."""
+    if case.name == "dino":
+        pytest.skip("its teacher goes by shares of the run, which are others in a longer one")
     settings = {"schedule": "trapezoid", "cooldown": 0.2}
     short = train(case.run_recipe(10, warmup=2 / 10, **settings), tmp_path / "short", quiet=True)
     longer = resume(short.folder, more=5, quiet=True)

@@ -39,7 +39,8 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Monk
         calls.append(words)
         if words[0] == "eval":
             Path(words[1]).mkdir(exist_ok=True)
-            (Path(words[1]) / "evals.jsonl").write_text(json.dumps(line("run", 0.5)) + "\n")
+            found = [line("run", 0.5), {"task": "verdict"}]
+            (Path(words[1]) / "evals.jsonl").write_text("\n".join(map(json.dumps, found)))
             cost = {"seconds": 60, "samples": 120, "peak_memory": {"process_mb": 5}}
             (Path(words[1]) / "run.json").write_text(json.dumps(cost))
 

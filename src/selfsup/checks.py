@@ -67,7 +67,7 @@ class Checks:
         self._encoder = next(iter(objective.encoders().values()))
         self._samples = some(store, self._encoder) if runtime.main else None
         self._labelled = labelled.sample(*SHOWN) if labelled is not None and runtime.main else None
-        self._named: set[str] = set()
+        self._named = set(objective.limits())  # what is out of range is said before the first step
 
     def log(self, run: Run, line: Mapping[str, Any]) -> None:
         """A line of metrics, to the run and to the tracker."""

@@ -23,6 +23,7 @@ from selfsup.data.pixels import PixelStore
 from selfsup.data.source import GIVEN, Data
 from selfsup.data.tokens import TokenStore
 from selfsup.errors import UserError
+from selfsup.eval.findings import out_of_range
 from selfsup.eval.labelled import Labelled, open_labelled
 from selfsup.loop import Training
 from selfsup.nn.norm import has_batch_statistics
@@ -218,6 +219,8 @@ def train(recipe: Recipe, out: str | os.PathLike, data: Data | None = None, quie
         objective = construct(recipe, prepared.facts, tokenizer, None)
     ready = Ready.make(recipe, objective, prepared, data, runtime, progress)
     progress.say(describe(objective, prepared, recipe, runtime))
+    for finding in out_of_range(recipe, objective.limits()):
+        progress.say(f"doctor: {finding.said}")
     with naming_relief(objective):
         plan = make_plan(recipe.optimizer, 0, count_steps(recipe, ready.training, runtime, progress))
     if runtime.main:
@@ -239,7 +242,8 @@ def resume(folder: str | os.PathLike, more: int | None = None, data: Data | None
     Args:
         folder: the run.
         more: steps to add to the plan: after the last checkpoint with a short warm-up, or, for a trapezoid, after its
-            plateau, which equals a longer run of as many warm-up steps.
+            plateau, which equals a longer run of as many warm-up steps (but for objectives that go by shares of the
+            run, as the teacher of `dino` does).
         data: the objects that the run was given in Python.
         quiet: no progress on the terminal.
     """

@@ -1,4 +1,4 @@
-"""Budgets, and what goes wrong in a run: every objective ends with one line, and keeps what it had."""
+"""Budgets, and what goes wrong in a run: it ends with one line, and keeps what it had."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from contract.case import NAMES, Case, differing, load_case, untimed
+from contract.case import FAMILIES, NAMES, Case, differing, load_case, untimed
 from contract.processes import start, train_on_full_disk
 from selfsup import training as verbs
 from selfsup.errors import UserError
@@ -23,6 +23,11 @@ from selfsup.training import resume, train
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """A map of embeddings takes longer than the rest of a tiny run."""
     monkeypatch.setattr(verbs, "report", lambda *_: None)
+
+
+@pytest.fixture(params=FAMILIES)
+def case(request: pytest.FixtureRequest) -> Case:
+    return load_case(request.param)
 
 
 # Minutes

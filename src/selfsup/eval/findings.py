@@ -122,16 +122,22 @@ def _collapse(signs: Signs) -> Finding | None:
     return None
 
 
-def _limits(signs: Signs) -> list[Finding]:
+def out_of_range(recipe: Recipe, limits: Mapping[str, Limit]) -> list[Finding]:
     """Settings outside of what the method is known to work with."""
-    settings = {**asdict(signs.recipe.optimizer), **asdict(signs.recipe.config)}
+    settings = {**asdict(recipe.optimizer), **asdict(recipe.config)}
     found = []
-    for name, limit in signs.limits.items():
+    for name, limit in limits.items():
         value = settings[name]
         if value is not None and not limit.low <= value <= limit.high:
             near = limit.low if value < limit.low else limit.high
-            found.append(Finding(name, float(value), f"{flag_of(name)} {value:g}: {limit.why}; try {near:g}"))
+            reach = f"{limit.low:g} to {limit.high:g}" if math.isfinite(limit.high) else f"{limit.low:g} or more"
+            said = f"{flag_of(name)} {value:g}: {limit.why}; known to work is {reach}, try {near:g}"
+            found.append(Finding(name, float(value), said))
     return found
+
+
+def _limits(signs: Signs) -> list[Finding]:
+    return out_of_range(signs.recipe, signs.limits)
 
 
 def _gradient(signs: Signs) -> Finding | None:
