@@ -41,7 +41,7 @@ RATE = 1e-3
 Cases = Mapping[str, tuple[dict[str, Any], int, int]]  # settings of the network, rows in a batch, steps of a round
 TRANSFORMERS: Cases = {
     "vit-s16": ({"network": "vit_small_patch16_224", "pixels": 96}, 64, 2),
-    "narrow": ({"size": "nano", "pixels": 32}, 256, 10),
+    "narrow": ({"size": "nano", "pixels": 32}, 128, 8),
 }
 TRANSFORMERS_ON_GPU: Cases = {
     "vit-s16": ({"network": "vit_small_patch16_224", "pixels": 96}, 512, 40),
@@ -66,9 +66,7 @@ class Peer(ABC):
         self.build(training)
         weights = [weight for weight in self.trained.parameters() if weight.requires_grad]
         self.optimizer = torch.optim.AdamW(weights, lr=RATE, betas=(0.9, 0.95), weight_decay=0.05, fused=True)
-        transform = self.transform(
-            training.recipe.config, facts.size, {"mean": list(facts.mean), "std": list(facts.sd)}
-        )
+        transform = self.transform(training, {"mean": list(facts.mean), "std": list(facts.sd)})
         self.loader = DataLoader(
             ImageFolder(str(folder), transform), self.batch, shuffle=True, drop_last=True, num_workers=workers,
             persistent_workers=workers > 0, pin_memory=self.runtime.device.type == "cuda",
@@ -189,7 +187,7 @@ def case(
     times = in_turn(rounds, *sides, Side(bare_steps))
     labelled = open_labelled(recipe.data, None, prepared.facts.resolution, Progress(False))
     assert labelled is not None
-    labelled = labelled.sample(*((500, 250) if quick else (10_000, 2_000)))
+    labelled = labelled.sample(*((500, 250) if quick else (4_000, 1_000)))
     encoder = training.objective.encoder
     about = encoder.about
     said = {

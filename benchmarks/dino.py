@@ -33,10 +33,10 @@ class Lightly(Peer):
         self.student = MaskedVisionTransformerTIMM(
             deepcopy(objective.student), weight_initialization="skip", pos_embed_initialization="skip"
         ).to(device)
-        self.head = DINOProjectionHead(
-            objective.student.embed_dim, config.hidden, config.bottleneck, config.prototypes
-        ).to(device)
-        self.teacher, self.teacher_head = deepcopy(self.student), deepcopy(self.head)
+        sizes = objective.student.embed_dim, config.hidden, config.bottleneck, config.prototypes
+        self.head, self.teacher_head = (DINOProjectionHead(*sizes).to(device) for _ in range(2))
+        self.teacher_head.load_state_dict(self.head.state_dict())
+        self.teacher = deepcopy(self.student)
         self.network = self.teacher.vit
         for module in (self.teacher, self.teacher_head):
             utils.deactivate_requires_grad(module)
