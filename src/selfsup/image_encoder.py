@@ -135,8 +135,10 @@ class ImageEncoder(Encoder):
     @staticmethod
     def knows(folder: Path) -> bool:
         """Whether a folder holds a network of timm."""
-        config = folder / "config.json"
-        return config.exists() and "architecture" in json.loads(config.read_text(encoding="utf-8"))
+        try:
+            return "architecture" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # none, or no JSON
+            return False
 
     def adapted(self, size: int, mean: Sequence[float], sd: Sequence[float], sizes: bool) -> ImageEncoder:
         """The same weights for pictures of another size, mean and deviation; positions are interpolated.

@@ -126,7 +126,7 @@ class Augment:
             _factor(saturation, self.strength * self.saturation, jittered),
             (2 * precise(hue) - 1) * self.strength * self.hue * jittered,
             gray < self.gray,
-            channels,
+            channels if max(self.jitter, self.gray) > 0 else 0,
         )
         threshold = self.solarize_threshold
         if channels not in (1, 3) and max(self.jitter, self.gray, self.solarize) > 0:
@@ -164,7 +164,7 @@ def color_matrix(
 
     Returns:
         (B, C, C + 1) float32, to be applied to the colors of a pixel and the mean gray of its picture;
-        (B, 0, 1) where C is neither 1 nor 3.
+        (B, 0, 1) where C is neither 1 nor 3: colors stay as they are.
     """
     gain, shift = brightness * contrast, (brightness * (1 - contrast))[:, None, None]
     if channels == 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 import torch
+import torch.nn.functional as F
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
@@ -107,8 +108,9 @@ class PatchDecoder(nn.Module):
             hidden: (B, M) int64.
         """
         x = self.enter(seen)
-        place = self.positions[torch.cat([visible, hidden], 1)].to(x.dtype)  # type: ignore[index]  # (B, K + M, inner)
-        masks = self.mask.to(x.dtype).expand(*hidden.shape, -1)
-        x = torch.cat([x[:, :prefix], torch.cat([x[:, prefix:], masks], 1) + place], 1)
+        positions = self.positions.to(x.dtype)  # type: ignore[operator]
+        shown = x[:, prefix:] + F.embedding(visible, positions)
+        masks = self.mask.to(x.dtype) + F.embedding(hidden, positions)
+        x = torch.cat([x[:, :prefix], shown, masks], 1)
         # Attention knows no order: the hidden patches may as well stand last, where they are read from.
         return self.leave(self.norm(self.blocks(x)[:, -hidden.shape[1] :]))
