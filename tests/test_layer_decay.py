@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import timm
-import torch
 from torch import nn
 from transformers import BertConfig, BertModel, GPT2Config, GPT2Model
 
@@ -71,4 +70,3 @@ def test_optimizers_go_by_it(name) -> None:
     for low, high in zip(module[0].parameters(), module[1].parameters(), strict=True):
         assert peaks[id(low)] == pytest.approx(0.25 * peaks[id(high)])
     assert layer_scales(module, [module], 1.0) == {}
-    assert torch.is_grad_enabled()

@@ -88,6 +88,9 @@ class FillingNetwork(nn.Module):
 
     def forward(self, pictures: Tensor, hole: Tensor) -> Tensor:
         """(B, C, S, S) normalized and (B, 1, S, S) bool to (B, C, S, S), filled where the hole is."""
-        smooth = smooth_fill(pictures, hole)
+        return self.paint(pictures, hole, smooth_fill(pictures, hole))
+
+    def paint(self, pictures: Tensor, hole: Tensor, smooth: Tensor) -> Tensor:
+        """The same, for who has the smooth filling (B, C, S, S) already."""
         maps, vector = maps_and_vector(self.backbone, torch.where(hole, 0.0, pictures))
         return torch.where(hole, smooth + self.decoder(maps, vector, smooth, hole), pictures)

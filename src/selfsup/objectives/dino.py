@@ -248,7 +248,7 @@ def build(config: Config, facts: ImageFacts, encoders: Mapping[str, ImageEncoder
 
 
 def recipe() -> Recipe:
-    """The measured setting for small pictures and one machine (docs/results.md)."""
+    """A setting for small pictures and one machine (docs/decisions.md); its rates are not tuned yet."""
     return Recipe(
         objective="dino",
         config=Config(),
