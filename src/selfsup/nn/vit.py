@@ -85,6 +85,8 @@ class PatchDecoder(nn.Module):
         out: numbers to tell of each patch.
     """
 
+    positions: Tensor
+
     def __init__(self, width: int, inner: int, layers: int, heads: int, down: int, across: int, out: int) -> None:
         super().__init__()
         self.enter = nn.Linear(width, inner)
@@ -108,7 +110,7 @@ class PatchDecoder(nn.Module):
             hidden: (B, M) int64.
         """
         x = self.enter(seen)
-        positions = self.positions.to(x.dtype)  # type: ignore[operator]
+        positions = self.positions.to(x.dtype)
         shown = x[:, prefix:] + F.embedding(visible, positions)
         masks = self.mask.to(x.dtype) + F.embedding(hidden, positions)
         x = torch.cat([x[:, :prefix], shown, masks], 1)
