@@ -12,8 +12,9 @@ import pytest
 from guard.loopback import is_local
 
 # OpenMP threads spin while they wait: two busy processes with two threads each can be 60 times slower. So a
-# subprocess gets one thread, by this variable, and the parent gets its two back in `threads`.
-PARENT_THREADS = 1 if os.environ.get("OMP_NUM_THREADS") == "1" else 2
+# subprocess gets one thread, by this variable, as does each of xdist's workers; alone, the parent gets its two back in
+# `threads`.
+PARENT_THREADS = 1 if os.environ.get("OMP_NUM_THREADS") == "1" or "PYTEST_XDIST_WORKER" in os.environ else 2
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["NUMBA_NUM_THREADS"] = str(PARENT_THREADS)  # numba counts the cores instead, and refuses a later change
 os.environ["HF_HUB_OFFLINE"] = "1"

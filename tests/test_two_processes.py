@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from contract.case import NAMES, differing, in_float64, load_case
+from contract.case import FAMILIES, NAMES, differing, in_float64, load_case
 from contract.processes import join, start, start_group
 from selfsup import training as verbs
 from selfsup.nn.norm import has_batch_statistics
@@ -23,7 +23,7 @@ STEPS = 3
 
 
 def work(folder: Path) -> None:
-    """What each process does: three steps of every objective in float64, and a whole run of each."""
+    """What each process does: three steps of every objective in float64, and a whole run of some."""
     runtime = Runtime("float32")
     for name in NAMES:
         objective = load_case(name).objective()
@@ -31,8 +31,8 @@ def work(folder: Path) -> None:
         found = {micro: three_steps(name, micro, runtime) for micro in micros}
         torch.save(found, folder / f"{name}-{runtime.world}-{runtime.rank}.pt")
     verbs.report = lambda *_: None  # type: ignore[assignment]
-    end, last = Runtime.end, NAMES[-1]
-    for name in NAMES:  # a finished run leaves the group; here the next one still needs it
+    end, last = Runtime.end, FAMILIES[-1]
+    for name in FAMILIES:  # a finished run leaves the group; here the next one still needs it
         Runtime.end = end if name == last else lambda _: None  # type: ignore[method-assign]
         train(load_case(name).run_recipe(6, save_every=3), folder / f"{name}-{runtime.world}", quiet=True)
 
@@ -86,7 +86,7 @@ def test_processes_do_not_drift_apart(folder: Path, name: str):
         assert first[micro]["metrics"] == second[micro]["metrics"]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_a_run_over_two_processes_is_like_one(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch):
     """Written once, by the main process; one process can go on with it."""
     monkeypatch.setattr(verbs, "report", lambda *_: None)

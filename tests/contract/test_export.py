@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from contract.case import NAMES, load_case
+from selfsup import training as verbs
 from selfsup.encoder import evaluating
 from selfsup.errors import UserError
 from selfsup.exports import export, snippet
@@ -24,6 +27,7 @@ from selfsup.predictors.inpainter import Inpainter
 from selfsup.predictors.ranker import Ranker
 from selfsup.run import Run
 from selfsup.text_encoder import TextEncoder
+from selfsup.training import train
 
 TEXT = "hidden things are found"
 NETWORKS: dict[str, tuple[str, int, dict]] = {  # beside those of the objectives: every way in which a network is loaded
@@ -89,12 +93,26 @@ def wanted(run: Run, name: str) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def jobs(finished, tmp_path_factory) -> list[dict]:
+def trained(tmp_path_factory) -> Callable[[str], Run]:
+    """A run of three steps of an objective, by name: an export is the same after more, and without pictures."""
+    root = tmp_path_factory.mktemp("trained")
+
+    @functools.cache
+    def of(name: str) -> Run:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(verbs, "report", lambda *_: None)
+            return train(load_case(name).run_recipe(3), root / name, quiet=True)
+
+    return of
+
+
+@pytest.fixture(scope="module")
+def jobs(trained, tmp_path_factory) -> list[dict]:
     """Every export of every objective, run by a process that cannot import selfsup."""
     folder: Path = tmp_path_factory.mktemp("exports")
     found = []
     for objective in NAMES:
-        run = finished(objective)
+        run = trained(objective)
         names = {*run.objective().encoders()}
         names |= {predictor.kind for predictor in run.objective().predictors()}
         codes = export(run.folder, folder / objective)
@@ -125,11 +143,11 @@ def jobs(finished, tmp_path_factory) -> list[dict]:
     return found
 
 
-def test_exports_equal_the_run(case, finished, jobs):
+def test_exports_equal_the_run(case, trained, jobs):
     mine = [job for job in jobs if job["objective"] == case.name]
     assert mine
     for job in mine:
-        right, got = wanted(finished(case.name), job["name"]), load_file(job["out"])
+        right, got = wanted(trained(case.name), job["name"]), load_file(job["out"])
         assert got.keys() == right.keys(), f"the code of {job['name']} gives {sorted(got)}"
         for name, value in right.items():
             output = got[name].mean(1) if name == "hidden" else got[name]
@@ -148,14 +166,14 @@ def test_every_kind_of_network_loads(name, jobs):
     assert ("local-dir:" in job["code"]) == (name != "plain stem, small pictures")
 
 
-def test_the_card_holds_the_code(case, finished, jobs):
+def test_the_card_holds_the_code(case, trained, jobs):
     for job in (job for job in jobs if job["objective"]):
         card = (Path(job["out"]).parent / job["objective"] / job["name"] / "README.md").read_text()
         assert job["code"].strip() in card and f"`{job['objective']}`" in card
 
 
-def test_export_refuses_a_folder_with_content(case, finished, tmp_path):
+def test_export_refuses_a_folder_with_content(case, trained, tmp_path):
     (tmp_path / "mine.txt").write_text("keep")
     with pytest.raises(UserError, match="not empty"):
-        export(finished(case.name).folder, tmp_path)
+        export(trained(case.name).folder, tmp_path)
     assert load_case(case.name) is case and (tmp_path / "mine.txt").read_text() == "keep"
