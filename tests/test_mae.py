@@ -38,6 +38,7 @@ def theirs_of(network: ViTMAEForPreTraining, name: str) -> list[torch.Tensor]:
     """The weights of transformers that one of ours is put together from."""
     for old, new in (
         ("backbone.blocks", "vit.layers"), ("decoder.blocks", "decoder.decoder_layers"),
+        ("decoder.last", "decoder.decoder_layers.1"),
         ("backbone.norm", "vit.layernorm"),
         ("decoder.norm", "decoder.decoder_norm"), ("decoder.enter", "decoder.decoder_embed"),
         ("decoder.leave", "decoder.decoder_pred"), ("decoder.mask", "decoder.mask_token"),
@@ -64,7 +65,7 @@ def test_loss_and_gradient_equal_transformers(target: Literal["standardized", "p
     )  # fmt: skip
     ours = mae.build(mae.Config(target=target, decoder_width=32, decoder_layers=2), FACTS, {"image": encoder()})
     ours.decoder.norm.eps = 1e-6  # torch's own is 1e-5; timm's and theirs are 1e-6
-    for block in ours.decoder.blocks:
+    for block in (*ours.decoder.blocks, ours.decoder.last):
         block.norm1.eps = block.norm2.eps = 1e-6  # type: ignore[union-attr]
     with torch.no_grad():
         for name, weight in ours.named_parameters():

@@ -92,7 +92,8 @@ class PatchDecoder(nn.Module):
         self.enter = nn.Linear(width, inner)
         self.mask = nn.Parameter(0.02 * torch.randn(inner))
         self.register_buffer("positions", waves(inner, down, across))
-        self.blocks = nn.Sequential(*(Block(inner, heads, qkv_bias=True) for _ in range(layers)))
+        self.blocks = nn.Sequential(*(Block(inner, heads, qkv_bias=True) for _ in range(layers - 1)))
+        self.last = Block(inner, heads, qkv_bias=True)
         self.norm = nn.LayerNorm(inner)
         self.leave = nn.Linear(inner, out)
         for part in self.modules():
@@ -113,6 +114,7 @@ class PatchDecoder(nn.Module):
         positions = self.positions.to(x.dtype)
         shown = x[:, prefix:] + F.embedding(visible, positions)
         masks = self.mask.to(x.dtype) + F.embedding(hidden, positions)
-        x = torch.cat([x[:, :prefix], shown, masks], 1)
-        # Attention knows no order: the hidden patches may as well stand last, where they are read from.
-        return self.leave(self.norm(self.blocks(x)[:, -hidden.shape[1] :]))
+        x, last = self.blocks(torch.cat([x[:, :prefix], shown, masks], 1)), self.last
+        # Attention knows no order, so the hidden patches may stand last; behind it no one asks for the others again.
+        x = (x + last.attn(last.norm1(x)))[:, -hidden.shape[1] :]
+        return self.leave(self.norm(x + last.mlp(last.norm2(x))))
