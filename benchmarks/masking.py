@@ -11,6 +11,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from beside_lightly import TRANSFORMERS, TRANSFORMERS_ON_GPU, Cases, begun, fini
 from side_by_side import Side, arguments, in_turn, publish
 from torch import Tensor
 
-from selfsup.nn.vit import states
+from selfsup.nn.vit import states, visible_states
 
 
 def case(what: str, cases: Cases, folder: Path, quick: bool) -> None:
@@ -30,18 +31,20 @@ def case(what: str, cases: Cases, folder: Path, quick: bool) -> None:
     rows, draw = next(training.read(0, 1))[0]
     views = objective.views(runtime.move(rows), draw.to(runtime.device))
 
-    def passes(visible: Tensor | None) -> Callable[[], float]:
+    def passes(network: Callable[[Tensor], Tensor]) -> Callable[[], float]:
         def seconds() -> float:
             began = time.perf_counter()
             for _ in range(steps):
                 with runtime.autocast():
-                    loss = states(objective.backbone, views["image"], visible).float().square().mean()
+                    loss = network(views["image"]).float().square().mean()
                 loss.backward()
             return finished() - began
 
         return seconds
 
-    sides = Side(passes(views["visible"])), Side(passes(None))
+    backbone, visible = objective.backbone, views["visible"]
+    seeing = partial(visible_states, backbone, visible=visible), partial(states, backbone)
+    sides = Side(passes(seeing[0])), Side(passes(seeing[1]))
     times = in_turn(rounds, *sides)
     for side, taken, seen in zip(sides, times, (objective.kept, objective.patches), strict=True):
         side.about = {

@@ -14,7 +14,7 @@ from selfsup.data.draw import Draw
 from selfsup.data.facts import ImageFacts
 from selfsup.errors import UserError
 from selfsup.image_encoder import ImageEncoder
-from selfsup.nn.vit import plain_transformer, states, waves
+from selfsup.nn.vit import plain_transformer, states, visible_states, waves
 from selfsup.objectives import mae
 from selfsup.ops.patches import patchify, standardized, unpatchify
 
@@ -108,14 +108,21 @@ def test_patches() -> None:
     assert torch.equal(flat[0], torch.zeros(9)) and flat[1].var() == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize("network", ["vit_tiny_patch16_224", "deit3_small_patch16_224", "vit_base_patch16_gap_224"])
-def test_all_patches_in_view_are_the_plain_forward(network: str) -> None:
-    whole = encoder(network)
+@pytest.mark.parametrize(
+    ("network", "more"),
+    [
+        ("vit_tiny_patch16_224", {}), ("vit_tiny_patch16_224", {"dynamic_img_size": True}),
+        ("deit3_small_patch16_224", {}), ("vit_base_patch16_gap_224", {}), ("vit_base_patch16_clip_224", {}),
+        ("vit_small_patch14_reg4_dinov2", {}),
+    ],
+)  # fmt: skip
+def test_all_patches_in_view_are_the_plain_forward(network: str, more: dict) -> None:
+    whole = encoder(network, {**SHAPE, **more})
     module, pictures = plain_transformer(whole, "mae").eval(), torch.randn(2, 3, 16, 16)
     seen = states(module, pictures)
     assert torch.allclose(seen, module.fc_norm(module.forward_features(pictures)), atol=1e-5)
     everything = torch.arange(16).expand(2, -1)
-    assert torch.allclose(states(module, pictures, everything), seen, atol=1e-5)
+    assert torch.allclose(visible_states(module, pictures, everything), seen, atol=1e-5)
 
 
 def test_hidden_patches_are_not_seen() -> None:
@@ -123,7 +130,7 @@ def test_hidden_patches_are_not_seen() -> None:
     pictures, visible = torch.randn(1, 3, 16, 16), torch.tensor([[5, 0, 10]])
     patches = patchify(torch.randn(1, 3, 16, 16), 4)
     patches[:, visible[0]] = patchify(pictures, 4)[:, visible[0]]
-    seen = [states(module, shown, visible) for shown in (pictures, unpatchify(patches, 4, 16))]
+    seen = [visible_states(module, shown, visible) for shown in (pictures, unpatchify(patches, 4, 16))]
     assert torch.allclose(*seen, atol=1e-5)
 
 
@@ -141,6 +148,7 @@ def test_knowing_nothing() -> None:
     ("network", "arguments", "said"),
     [
         ("resnet10t", {}, "which resnet10t is not; drop --network"),
+        ("vit_small_r26_s32_224", {"img_size": 32, "depth": 1}, "vit_small_r26_s32_224 is not"),
         ("beit_base_patch16_224", {"img_size": 16, "patch_size": 4, "depth": 1}, "beit_base_patch16_224 is not"),
         ("vit_base_patch16_siglip_224", SHAPE, "pooling by attention"),
     ],

@@ -6,12 +6,13 @@ from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
+from timm.layers import PatchEmbed
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from selfsup.errors import UserError
 from selfsup.image_encoder import ImageEncoder
-from selfsup.ops.patches import rows_of
+from selfsup.ops.patches import patchify, rows_of
 
 Masked: TypeAlias = "tuple[Tensor, Tensor]"
 
@@ -20,13 +21,14 @@ def plain_transformer(encoder: ImageEncoder, objective: str) -> VisionTransforme
     """The network of an encoder, if patches can be left out of it.
 
     That is timm's `VisionTransformer`: vit, deit, deit3, clip, dinov2. Its relatives (Eva, BEiT, Swin, Hiera, CaiT,
-    distilled DeiT) add what a subset of the patches would get wrong.
+    distilled DeiT) add what a subset of the patches would get wrong, and where convolutions come first (hybrids) a
+    patch knows of its neighbors.
 
     Raises:
         UserError: it is another one, or pools by attention, which would never be trained.
     """
     network, name = encoder.module, encoder.about.network
-    if type(network) is not VisionTransformer:
+    if type(network) is not VisionTransformer or type(network.patch_embed) is not PatchEmbed:
         raise UserError(
             f"{objective} hides patches from a plain vision transformer, which {name} is not; "
             "drop --network, or choose one such as vit_small_patch16_224"
@@ -36,27 +38,44 @@ def plain_transformer(encoder: ImageEncoder, objective: str) -> VisionTransforme
     return network
 
 
-def states(
-    network: VisionTransformer, pictures: Tensor, visible: Tensor | None = None, masked: Masked | None = None
-) -> Tensor:
-    """(B, P + K, D): the states of a transformer that sees only some patches, P prefix tokens first.
+def states(network: VisionTransformer, pictures: Tensor, masked: Masked | None = None) -> Tensor:
+    """(B, P + N, D): the states of a transformer, P prefix tokens first.
 
-    With all patches it is `forward_features`, with the norm that some have behind the pooling put before it.
+    It is `forward_features`, with the norm that some have behind the pooling put before it.
 
     Args:
         network: see `plain_transformer`.
         pictures: (B, C, S, S) normalized.
-        visible: (B, K) int64, the patches it sees, the others are taken out; None for all.
         masked: (B, N) bool and (D,), patches that are replaced by a token which keeps their place; None for none.
     """
     x = network.patch_embed(pictures)  # (B, N, D), or (B, h, w, D) where it takes pictures of any size
     if masked is not None:
         where, token = masked
         x = torch.where(where.view(*x.shape[:-1], 1), token.to(x.dtype), x)
-    x = network._pos_embed(x)
-    if visible is not None:
-        prefix = network.num_prefix_tokens
-        x = torch.cat([x[:, :prefix], rows_of(x[:, prefix:], visible)], 1)
+    return _behind_positions(network, network._pos_embed(x))
+
+
+def visible_states(network: VisionTransformer, pictures: Tensor, visible: Tensor) -> Tensor:
+    """(B, P + K, D): the states of a transformer that sees only some patches; with all of them in order, `states`.
+
+    Args:
+        network: see `plain_transformer`.
+        pictures: (B, C, S, S) normalized.
+        visible: (B, K) int64, the patches it sees; the others are taken out, and cost nothing.
+    """
+    embed = network.patch_embed
+    edge, weight = embed.patch_size[0], embed.proj.weight.permute(0, 2, 3, 1).flatten(1)
+    x = embed.norm(F.linear(rows_of(patchify(pictures, edge), visible), weight, embed.proj.bias))
+    down, across = (length // edge for length in pictures.shape[2:])
+    grid = (down, across) if network.dynamic_img_size else (down * across,)
+    # Places are added, and prefix tokens put before: a picture of zeros has all that this brings.
+    whole, first = network._pos_embed(x.new_zeros(1, *grid, x.shape[2])), network.num_prefix_tokens
+    prefix, places = whole[:, :first].expand(len(x), -1, -1), whole[0, first:]
+    return _behind_positions(network, torch.cat([prefix, x + F.embedding(visible, places)], 1))
+
+
+def _behind_positions(network: VisionTransformer, x: Tensor) -> Tensor:
+    """What follows once patches have their places."""
     for block in (network.norm_pre, *network.blocks):
         x = block(x)
     return network.fc_norm(network.norm(x))

@@ -27,7 +27,7 @@ from selfsup.data.image import PictureReader
 from selfsup.data.pixels import PixelStore
 from selfsup.errors import UserError
 from selfsup.image_encoder import ImageEncoder
-from selfsup.nn.vit import PatchDecoder, plain_transformer, states
+from selfsup.nn.vit import PatchDecoder, plain_transformer, visible_states
 from selfsup.objective import Batch, Draw, Limit, Losses, Need, Objective
 from selfsup.ops.patches import patchify, rows_of, standardized, unpatchify
 from selfsup.ops.precision import at_least_float32
@@ -102,7 +102,7 @@ class MAE(Objective):
 
     def reconstruct(self, views: Batch) -> Tensor:
         """(B, M, P) float32: the hidden patches as the network tells them."""
-        seen = states(self.backbone, views["image"], views["visible"])
+        seen = visible_states(self.backbone, views["image"], views["visible"])
         told = self.decoder(seen, self.backbone.num_prefix_tokens, views["visible"], views["hidden"])
         return at_least_float32(told)
 
