@@ -40,7 +40,7 @@ from selfsup.training import resolve
 RATE = 1e-3
 Cases = Mapping[str, tuple[dict[str, Any], int, int]]  # settings of the network, rows in a batch, steps of a round
 TRANSFORMERS: Cases = {
-    "vit-s16": ({"network": "vit_small_patch16_224", "pixels": 96}, 64, 2),
+    "vit-s16": ({"network": "vit_small_patch16_224", "pixels": 96}, 64, 4),
     "narrow": ({"size": "nano", "pixels": 32}, 128, 8),
 }
 TRANSFORMERS_ON_GPU: Cases = {

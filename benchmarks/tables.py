@@ -141,11 +141,14 @@ def results(name: str, data: str, out: Path, seeds: list[int], keep: Path | None
                 found[kind].append(known[kind, seed])
                 continue
             folder = out / "-".join([name, *([] if kind == "run" else [kind.replace(" ", "_")]), str(seed)])
+            code = out / f"{folder.name}.commit"
             if not (folder / "run.json").exists():
                 start = out / f"decoder-{seed}"
                 if "{decoder}" in command:
                     decoder(start, data, seed)
                 job = [word.format(data=data, decoder=start) for word in command.split()]
+                out.mkdir(parents=True, exist_ok=True)
+                code.write_text(commit())  # what trains it: the evaluation may come later
                 call(*job, "--seed", str(seed), "--out", str(folder))
             elif not judged(folder):
                 call("resume", str(folder))
@@ -154,7 +157,8 @@ def results(name: str, data: str, out: Path, seeds: list[int], keep: Path | None
             found[kind].append(lines(folder))
             if keep:
                 scores = [{name: line[name] for name in SCORE} for line in lines(folder)]
-                run = {"kind": kind, "seed": seed, "commit": commit(), "command": command, "scores": scores}
+                trained = code.read_text() if code.exists() else "unknown"
+                run = {"kind": kind, "seed": seed, "commit": trained, "command": command, "scores": scores}
                 with keep.open("a") as file:
                     file.write(json.dumps(run) + "\n")
     return found

@@ -37,6 +37,7 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Monk
 
     def note(*words: str) -> None:
         calls.append(words)
+        assert words[0] != "train" or (tmp_path / "glyphs-0.commit").exists()
         if words[0] == "eval":
             Path(words[1]).mkdir(exist_ok=True)
             found = [line("run", 0.5), {"task": "verdict"}]
@@ -53,4 +54,5 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Monk
     found = TABLES["results"]("glyphs", "", tmp_path, [0, 1], keep)
     assert len(calls) == 4
     elsewhere = TABLES["results"]("glyphs", "", tmp_path / "elsewhere", [0, 1], keep)
+    assert [json.loads(run)["commit"] != "unknown" for run in keep.read_text().splitlines()] == [True, False]
     assert len(calls) == 4 and TABLES["table"](elsewhere) == TABLES["table"](found)
