@@ -1,6 +1,8 @@
 """Fifty times `kill -9` at random moments, ten at least while the store is built, while training, while saving.
 
-    python benchmarks/kills.py [--quick] [--what simclr causal_lm]
+    python benchmarks/kills.py [--quick] [--what simclr dino inpainting causal_lm]
+
+`what` are objectives for pictures or text, in the size of their `tiny()`.
 
 Each killed run is started or resumed again until it ends, and is then compared with a run that was left alone: weights
 and optimizers bit for bit, and every line of metrics but for what the clock says. Ends with an error if one differs.
@@ -17,18 +19,14 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from side_by_side import arguments, say
 
 PHASES = ("store", "training", "saving")
-RECIPES = {
-    "simclr": {"pixels": 16, "hidden": 16, "output": 8, "batch": 64, "flip": 0.0},
-    "causal_lm": {
-        "tokenizer": "bpe", "vocabulary": 400, "context": 32, "layers": 1, "heads": 2, "width": 32, "batch": 16,
-    },
-}  # fmt: skip
+USUAL = ("simclr", "dino", "inpainting", "causal_lm")
 TIMES = {"samples_per_s", "wait"}
 
 
@@ -41,6 +39,8 @@ def work(name: str, data: str, folder: str, cache: str, phase: str | None, delay
     import selfsup.data.tokens as tokens
     import selfsup.training as training
     from selfsup.loop import Training
+    from selfsup.objective import load_objective
+    from selfsup.recipes import Budget
     from selfsup.run import Run
 
     torch.set_num_threads(1)
@@ -61,8 +61,14 @@ def work(name: str, data: str, folder: str, cache: str, phase: str | None, delay
     pixels.stored, tokens.stored = timed(pixels.stored, "store"), timed(tokens.stored, "store")
     Training.step = timed(Training.step, "training")
     Run.save = timed(Run.save, "saving")
-    recipe = selfsup.recipe(
-        name, data=data, cache=cache, precision="float32", steps=24, save_every=3, log_every=1, **RECIPES[name]
+    tiny = load_objective(name).tiny()
+    recipe = replace(
+        tiny,
+        data=replace(tiny.data, source=data, cache=cache),
+        budget=Budget(steps=24),
+        precision="float32",
+        save_every=3,
+        log_every=1,
     )
     if (Path(folder) / "run.json").exists():
         selfsup.resume(folder, quiet=True)
@@ -81,7 +87,7 @@ def sources(root: Path) -> dict[str, str]:
         Image.fromarray(generator.integers(0, 256, (24, 24), np.uint8)).save(root / "photos" / f"{number}.png")
     words = ["".join(generator.choice(list("abcdefgh"), 4)) for _ in range(300)]
     (root / "words.txt").write_text(" ".join(generator.choice(words, 30_000)))
-    return {"simclr": str(root / "photos"), "causal_lm": str(root / "words.txt")}
+    return {"ImageData": str(root / "photos"), "TextData": str(root / "words.txt")}
 
 
 def lines(folder: Path, name: str) -> list[dict]:
@@ -116,16 +122,20 @@ def differences(first: Path, second: Path) -> list[str]:
 
 def main() -> None:
     """Kill, resume, compare."""
+    from selfsup.objective import load_objective
+
     given = arguments(__doc__).parse_args()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
         ["torch", "timm", "transformers", "datasets", "selfsup.training", "selfsup.eval.card"]
     )
-    each = 1 if given.quick else 9  # for two objectives and three phases: 54
+    names = given.what or USUAL
+    each = 1 if given.quick else -(-50 // (len(names) * len(PHASES)))
     choose, wrong, done = random.Random(0), 0, {phase: 0 for phase in PHASES}
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
-        data = sources(root)
+        found = sources(root)
+        data = {name: found[type(load_objective(name).tiny().data).__name__] for name in names}
 
         def child(*values: object) -> int | None:
             process = context.Process(target=work, args=values)
@@ -133,7 +143,7 @@ def main() -> None:
             process.join()
             return process.exitcode
 
-        for name in given.what or RECIPES:
+        for name in names:
             straight = root / f"{name}-straight"
             child(name, data[name], str(straight), str(root / "cache"), None, 0.0)
             began = time.perf_counter()
@@ -155,10 +165,11 @@ def main() -> None:
                             os.rename(part, root / f"done-{part.name}-{time.time_ns()}")
                         continue
                     codes.append(child(name, data[name], str(folder), str(cache), None, 0.0))
-                    found = differences(straight, folder) if codes == [-signal.SIGKILL, 0] else [f"exit codes {codes}"]
-                    wrong += bool(found)
+                    wanted = codes == [-signal.SIGKILL, 0]
+                    unlike = differences(straight, folder) if wanted else [f"exit codes {codes}"]
+                    wrong += bool(unlike)
                     count, done[phase] = count + 1, done[phase] + 1
-                    verdict = "differs: " + ", ".join(found[:5]) if found else "equal"
+                    verdict = "differs: " + ", ".join(unlike[:5]) if unlike else "equal"
                     say(f"{number}: killed after {delay * 1e3:.0f} ms; {verdict}")
     sys.stdout.write(json.dumps({"benchmark": "kills", "killed": done, "differ": wrong}) + "\n")
     sys.exit(1 if wrong else 0)

@@ -63,7 +63,7 @@ JOBS = {  # kinds of runs by table
     },
     "dial": {size: f"train masked_lm --data {{data}} --size {size} --minutes 5" for size in ("nano", "tiny")},
 }
-EVALS = {"pictures": ("", "--labels 1% --fine-tune")}  # flags of `eval`, where not once without any
+EVALS = {"pictures": ("--labels 1% 100%", "--labels 1% --fine-tune")}  # flags of `eval`, where not once without any
 SCORE = ("task", "labels", "metric", "representation", "mean", "chance")  # what the table is made of
 
 
