@@ -67,8 +67,7 @@ def work(name: str, data: str, folder: str, cache: str, phase: str | None, delay
         data=replace(tiny.data, source=data, cache=cache),
         budget=Budget(steps=24),
         precision="float32",
-        save_every=3,
-        log_every=1,
+        watch=replace(tiny.watch, save_every=3, log_every=1),
     )
     if (Path(folder) / "run.json").exists():
         selfsup.resume(folder, quiet=True)
