@@ -192,6 +192,23 @@ def table(runs: dict[str, list[list[dict]]]) -> str:
     return "\n".join([head, *body])
 
 
+def paired(runs: dict[str, list[list[dict]]]) -> str:
+    """The run less its untrained network, or less training from scratch, seed by seed: mean and deviation."""
+    found = []
+    for kind, seeds in runs.items():
+        values: dict[tuple, dict[str, list[float]]] = {}
+        for line in (line for seed in seeds for line in seed if line["metric"] == "accuracy"):
+            of = values.setdefault((line["task"], f"{line['labels']:.0%}"), {})
+            of.setdefault(line["representation"], []).append(100 * line["mean"])
+        for (task, labels), of in values.items():
+            other = next((name for name in ("untrained", "scratch") if name in of), None)
+            if other and len(seeds) > 1 and len(of["run"]) == len(of[other]) == len(seeds):
+                less = [a - b for a, b in zip(of["run"], of[other], strict=True)]
+                mean, sd = statistics.mean(less), statistics.stdev(less)
+                found.append(f"{kind}, {task}, {labels}: {mean:+.1f} ± {sd:.1f} points over {other}")
+    return "\n".join(found)
+
+
 def main() -> None:
     """Do the jobs and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
@@ -202,7 +219,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path)
     given = parser.parse_args()
     found = results(given.name, given.data, given.out, given.seeds, given.keep)
-    sys.stdout.write(table(found) + "\n")
+    sys.stdout.write(f"{table(found)}\n\n{paired(found)}\n")
 
 
 if __name__ == "__main__":
