@@ -34,8 +34,8 @@ from selfsup.objective import load_objective
 from selfsup.planning import make_plan
 from selfsup.prepare import Prepared, prepare
 from selfsup.progress import Progress
+from selfsup.resolve import resolve
 from selfsup.runtime import Runtime
-from selfsup.training import resolve
 
 RATE = 1e-3
 Cases = Mapping[str, tuple[dict[str, Any], int, int]]  # settings of the network, rows in a batch, steps of a round

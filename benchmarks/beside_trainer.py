@@ -25,8 +25,8 @@ from selfsup.objective import load_objective
 from selfsup.prepare import Prepared, prepare
 from selfsup.progress import Progress
 from selfsup.recipes import Recipe
+from selfsup.resolve import resolve
 from selfsup.runtime import Runtime
-from selfsup.training import resolve
 
 
 class Text:

@@ -30,8 +30,8 @@ from selfsup.objective import load_objective
 from selfsup.planning import make_plan
 from selfsup.prepare import prepare
 from selfsup.progress import Progress
+from selfsup.resolve import resolve
 from selfsup.runtime import Runtime
-from selfsup.training import resolve
 
 Parts = list[tuple[Batch, Draw]]
 PICTURES = {"size": "nano", "batch": 256, "optimizer": "adamw"}
@@ -96,7 +96,7 @@ def views_ahead(data: str, steps: int, rounds: int) -> None:
         while True:
             batch, draw, views = waiting.result()
             waiting = pool.submit(prepare_next)
-            ahead.wrapped = lambda batch, draw, views=views: objective(batch, draw, views)
+            ahead.steps.wrapped = lambda batch, draw, views=views: objective(batch, draw, views)
             yield [(batch, draw)]
 
     compare("views ahead", Steps(ahead, steps, stream()), Steps(plain, steps), rounds)
@@ -130,7 +130,7 @@ def fused(data: str, steps: int, rounds: int) -> None:
         ("ResNet-18", start("simclr", data, WIDE)),
         ("GPT", start("causal_lm", "sample:prose", TEXT)),
     ):
-        weights = training.weights
+        weights = training.steps.weights
 
         def seconds(kind: str, weights: list[nn.Parameter] = weights) -> Callable[[], float]:
             copies = [nn.Parameter(weight.detach().clone()) for weight in weights]

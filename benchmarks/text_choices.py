@@ -61,7 +61,7 @@ def masked_head(data: str, steps: int, rounds: int) -> None:
         nats, _ = token_loss(objective.network(views["input"]).logits[hidden], views["target"][hidden])
         return {"loss": nats.mean(), "count": views["counted"].sum()}
 
-    full.wrapped = forward
+    full.steps.wrapped = forward
     published("masked head", Steps(ours, steps), Steps(full, steps), rounds, kinds=objective.facts.vocabulary)
 
 

@@ -59,7 +59,8 @@ def commands(text: str) -> list[list[str]]:
     found = []
     for line in re.findall(r"^(?:    |\$ )selfsup (.*?)(?:\s+#.*)?$", text, re.MULTILINE):
         words = shlex.split(re.sub(r"--(?:minutes|steps|epochs) \S+", "", line))
-        found.append([*words, "--steps", "3", "--batch", "8"] if words[0] == "train" else words)
+        short = ["--steps", "3", "--batch", "8", *(["--row", "64"] if words[:2] == ["train", "word2vec"] else [])]
+        found.append([*words, *short] if words[0] == "train" else words)
     return found
 
 
@@ -111,6 +112,12 @@ def readme_data(folder: Path) -> tuple[Path, Path, Path]:
     Image.fromarray(damaged).save(folder / "damaged" / "0.png")
     words = [" ".join(generator.choice(["the", "cat", "sat", "on", "a", "mat"], 12)) for _ in range(400)]
     (folder / "book.txt").write_text(".\n".join(words))
+    (folder / "books").mkdir()
+    for number in range(30):
+        words = generator.choice(["king", "queen", "man", "woman", "rules", "works"], 200)
+        (folder / "books" / f"{number}.txt").write_text(" ".join(words))
+    (folder / "tests").mkdir()
+    (folder / "tests" / "pairs.tsv").write_text("king\tqueen\t9\nman\twoman\t8\nking\tworks\t1\nrules\tworks\t2\n")
     (folder / "passages.txt").write_text("A mat sat on the cat.\nThe mat.\n")
     rows = "".join(f"the cat sat {number},{('good', 'bad')[number % 2]}\n" for number in range(12))
     for name in ("reviews", "examples"):

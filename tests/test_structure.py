@@ -21,12 +21,13 @@ LAYERS = [
     for names in (
         "errors names progress",
         "ops",
-        "data nn encoder image_encoder image_network text_encoder text_network predictors optim layer_decay",
-        "recipes settings objective construct prepare size",
+        "data nn encoder image_encoder image_network text_encoder text_network word_vectors predictors "
+        "optim layer_decay",
+        "recipes settings objective construct prepare size resolve",
         "objectives",
         "run runtime cost",
-        "exports eval predict restoration embedding classify shots prompting search pictures report",
-        "checks loop",
+        "exports eval predict word_files restoration embedding classify shots prompting search pictures report",
+        "checks loop steps",
         "planning summary training audit compare mine",
         "cli parse verbs uses tables __main__",
     )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from contract.case import FAMILIES, NAMES, differing, in_float64, load_case
+from contract.case import BY_GRADIENT, FAMILIES, differing, in_float64, load_case
 from contract.processes import join, start, start_group
 from selfsup import training as verbs
 from selfsup.nn.norm import has_batch_statistics
@@ -25,7 +25,7 @@ STEPS = 3
 def work(folder: Path) -> None:
     """What each process does: three steps of every objective in float64, and a whole run of some."""
     runtime = Runtime("float32")
-    for name in NAMES:
+    for name in BY_GRADIENT:
         objective = load_case(name).objective()
         micros = [1] if objective.couples_rows or has_batch_statistics(objective) else [1, 2]
         found = {micro: three_steps(name, micro, runtime) for micro in micros}
@@ -62,7 +62,7 @@ def folder(cache, tmp_path_factory) -> Path:
     return place
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", BY_GRADIENT)
 def test_two_processes_equal_one(folder: Path, name: str):
     one, first = (torch.load(folder / f"{name}-{which}.pt") for which in ("1-0", "2-0"))
     assert one.keys() == first.keys()
@@ -78,7 +78,7 @@ def test_two_processes_equal_one(folder: Path, name: str):
             assert [lines[0][key] for key in shared] == pytest.approx([lines[1][key] for key in shared], rel=1e-4)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", BY_GRADIENT)
 def test_processes_do_not_drift_apart(folder: Path, name: str):
     first, second = (torch.load(folder / f"{name}-2-{rank}.pt") for rank in (0, 1))
     for micro in first:

@@ -29,7 +29,10 @@ SHOWN = (5000, 2000)  # labelled samples of both parts for the kNN score during 
 
 
 def validate(objective: Objective, reader: Reader, recipe: Recipe, runtime: Runtime, most: int) -> dict[str, float]:
-    """Held-out loss and metrics in eval mode: a fixed draw (epoch -1), the first `most` rows evenly spread."""
+    """Held-out loss and metrics in eval mode: a fixed draw (epoch -1), the first `most` rows evenly spread.
+
+    Nothing where there is nothing to tell in them.
+    """
     rows = np.unique(np.linspace(0, len(reader) - 1, min(most, len(reader))).astype(np.int64))
     rows = rows[: len(rows) // runtime.world * runtime.world]  # equal shares, because coupled rows are gathered
     size = min(recipe.optimizer.batch, len(rows))
@@ -42,7 +45,7 @@ def validate(objective: Objective, reader: Reader, recipe: Recipe, runtime: Runt
             total = {name: total.get(name, torch.zeros_like(value)) + value for name, value in found.items()}
     summed = runtime.total(torch.stack(list(total.values())))
     named = dict(zip(total, summed.tolist(), strict=True))
-    return {name: value / named["count"] for name, value in named.items() if name != "count"}
+    return {name: value / named["count"] for name, value in named.items() if name != "count" and named["count"]}
 
 
 class Checks:
@@ -86,7 +89,7 @@ class Checks:
             batch = self.recipe.optimizer.batch  # ten looks at a hundredth of all samples cost a thirtieth of the run
             rows = min(self.recipe.watch.held_out_rows, max(batch, stop * batch // 100))
             found = validate(self.objective, self.held_out, self.recipe, self.runtime, rows)
-            if self.runtime.main:
+            if self.runtime.main and found:
                 line = {"task": "pretext", **common, "split": "held-out", "metric": "loss", "mean": found["loss"]}
                 self._result(run, {**line, "chance": found["trivial"], **found})
         if not self.runtime.main or self._samples is None:

@@ -14,13 +14,14 @@ from selfsup.image_encoder import ImageEncoder
 from selfsup.image_network import chosen
 from selfsup.objective import Need, Objective, load_objective
 from selfsup.predictors.predictor import TextPredictor
-from selfsup.recipes import ImageBackbone, Recipe, TextBackbone
+from selfsup.recipes import Backbone, ImageBackbone, Recipe, TextBackbone, WordBackbone
 from selfsup.text_encoder import TextEncoder
 from selfsup.text_network import HEADS, Shape
 from selfsup.text_network import SIZES as TEXT_SIZES
+from selfsup.word_vectors import WordVectors
 
 
-def fresh_encoder(need: Need, backbone: ImageBackbone | TextBackbone, facts: Facts, tokenizer: Path | None) -> Encoder:
+def fresh_encoder(need: Need, backbone: Backbone, facts: Facts, tokenizer: Path | None) -> Encoder:
     """An encoder with weights from torch's generator, as large as the recipe says."""
     if isinstance(facts, ImageFacts):
         assert isinstance(backbone, ImageBackbone)
@@ -31,6 +32,9 @@ def fresh_encoder(need: Need, backbone: ImageBackbone | TextBackbone, facts: Fac
         if "img_size" in arguments and need.sizes:
             arguments |= {"dynamic_img_size": True}
         return ImageEncoder.create(network, arguments, facts.size, facts.mean, facts.sd)
+    if need.family == "words":
+        assert isinstance(backbone, WordBackbone) and tokenizer is not None
+        return WordVectors.create(tokenizer, backbone.width or 100, backbone.ngrams, backbone.buckets)
     assert isinstance(backbone, TextBackbone) and need.context is not None and need.family != "image"
     ready = AutoTokenizer.from_pretrained(str(tokenizer))
     return TextEncoder.create(need.family, ready, need.context, shape_of(backbone))
@@ -45,13 +49,20 @@ def shape_of(backbone: TextBackbone) -> Shape:
     )  # fmt: skip
 
 
-def started_encoder(name: str, need: Need, place: str, facts: Facts, dropout: float) -> Encoder:
+def started_encoder(
+    name: str, need: Need, place: str, facts: Facts, dropout: float, tokenizer: Path | None = None
+) -> Encoder:
     """The encoder that `--init` names.
 
     Raises:
         UserError: it is of another family, or made for other data.
     """
     path = Path(place)
+    if need.family == "words":
+        vectors = load_encoder(place, name if (path / "run.json").exists() else None)
+        if not isinstance(vectors, WordVectors):
+            raise UserError(f"--init {place}: a {vectors.kind} network has no word vectors; give a run of word2vec")
+        return vectors if tokenizer is None else vectors.with_counts(tokenizer)
     if need.family != "image":
         head = HEADS[need.family][1]
         folder = path / "model" / head if (path / "run.json").exists() else path
@@ -88,9 +99,9 @@ def construct(recipe: Recipe, facts: Facts, tokenizer: Path | None, start: Path 
         dropout = recipe.backbone.dropout if isinstance(recipe.backbone, TextBackbone) else 0.0
         for name, need in needs.items():
             if recipe.backbone.init:
-                kept = name if need.family == "image" else HEADS[need.family][1]
+                kept = HEADS[need.family][1] if need.family in ("decoder", "encoder") else name
                 place = str(start / kept) if start else recipe.backbone.init
-                encoders[name] = started_encoder(name, need, place, facts, dropout)
+                encoders[name] = started_encoder(name, need, place, facts, dropout, tokenizer)
             else:
                 encoders[name] = fresh_encoder(need, recipe.backbone, facts, tokenizer)
         if recipe.backbone.init:  # however many numbers loading took

@@ -85,8 +85,9 @@ def load_encoder(place: str | os.PathLike, name: str | None = None) -> Encoder:
     """
     from selfsup.image_encoder import ImageEncoder
     from selfsup.text_encoder import TextEncoder
+    from selfsup.word_vectors import WordVectors
 
-    kinds = {"image": ImageEncoder, "text": TextEncoder}
+    kinds = {"image": ImageEncoder, "text": TextEncoder, "words": WordVectors}
     text = os.fspath(place)
     if text.startswith("hf:") and TextEncoder.knows(text):
         return TextEncoder.from_hub(text, None)

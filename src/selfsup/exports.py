@@ -12,6 +12,8 @@ from selfsup.errors import UserError
 from selfsup.image_encoder import ImageEncoder
 from selfsup.predictors.inpainter import PROGRAM, Inpainter
 from selfsup.run import Run, write_text, writing
+from selfsup.word_files import words_snippet, write_words
+from selfsup.word_vectors import WordVectors
 
 TIMM = """import timm
 import torch
@@ -107,8 +109,11 @@ def card(run: Run, code: str) -> str:
     head = ["| task | representation | labels | metric | value | chance | data |", "|---|---|---|---|---|---|---|"]
     verdicts = [line["text"] for line in last.values() if line["task"] == "verdict"]
     table = "\n".join([*(f"{text}\n" for text in verdicts), *head, *scores])
+    library = "timm" if record["facts"]["kind"] == "image" else "transformers"
+    if "sentence_transformers" in code:
+        library = "sentence-transformers"
     return f"""---
-library_name: {"timm" if record["facts"]["kind"] == "image" else "transformers"}
+library_name: {library}
 tags: [self-supervised, {recipe["objective"]}]
 ---
 # {run.folder.name}
@@ -147,8 +152,10 @@ def export(folder: str | os.PathLike, out: str | os.PathLike) -> dict[str, str]:
     found = {}
     for place in sorted(entry for entry in model.iterdir() if entry.is_dir()):
         goal = target / place.name
-        filler = None
-        if place.name in AUTO:
+        filler = words = None
+        if place.name == "text" and isinstance(found_encoder := load_encoder(place), WordVectors):
+            words, code = found_encoder, words_snippet(found_encoder, goal)
+        elif place.name in AUTO:
             code = text_snippet(AUTO[place.name], goal)
         elif place.name == Inpainter.kind:
             filler = Inpainter.load(place)
@@ -162,5 +169,7 @@ def export(folder: str | os.PathLike, out: str | os.PathLike) -> dict[str, str]:
             write_text(goal / "README.md", card(run, code))
             if filler is not None:
                 filler.compile(goal)
+            if words is not None:
+                write_words(words, goal)
         found[place.name] = code
     return found

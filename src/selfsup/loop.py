@@ -12,23 +12,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from selfsup.checks import Checks
-from selfsup.cost import Meter, step_flops
+from selfsup.cost import Meter
 from selfsup.data.draw import Draw
 from selfsup.data.loader import batches
 from selfsup.data.order import Order
 from selfsup.data.reader import Batch, Reader
 from selfsup.errors import UserError
-from selfsup.layer_decay import layer_scales
-from selfsup.nn.norm import has_batch_statistics
 from selfsup.objective import Objective, scalars
-from selfsup.optim import Plan, make_optimizers, set_rates
+from selfsup.optim import Plan
 from selfsup.progress import Progress
 from selfsup.recipes import Recipe
 from selfsup.run import Run
-from selfsup.runtime import Runtime, Stopped, scale_and_clip, seed_step, signals
+from selfsup.runtime import Runtime, Stopped, seed_step, signals
+from selfsup.steps import steps_of
 
 
 class Training:
@@ -36,34 +35,20 @@ class Training:
 
     def __init__(self, objective: Objective, reader: Reader, recipe: Recipe, runtime: Runtime) -> None:
         self.objective, self.reader, self.recipe, self.runtime = objective, reader, recipe, runtime
-        chosen = recipe.optimizer
-        if chosen.micro > 1 and objective.couples_rows:
-            raise UserError(
-                f"--micro {chosen.micro}: {recipe.objective} compares the rows of a batch; give --chunk in place of it"
-            )
-        if chosen.micro > 1 and has_batch_statistics(objective):
-            raise UserError(
-                f"--micro {chosen.micro}: batch norm in the network ties the rows of a batch together; drop --micro, "
-                "or choose a network without batch statistics, such as --network vit_small_patch16_224"
-            )
         objective.train()  # a pretrained network comes in eval mode
-        self.wrapped: nn.Module = runtime.wrap(objective)
-        self.weights = [weight for weight in objective.parameters() if weight.requires_grad]
-        scales = layer_scales(objective, [e.module for e in objective.encoders().values()], chosen.layer_decay)
-        rates = chosen.rate, chosen.matrix_rate, chosen.decay, chosen.momentum, chosen.betas
-        self.optimizers = make_optimizers(objective, chosen.optimizer, *rates, scales)
+        self.steps = steps_of(objective, recipe, runtime)
         self.saved = "none yet"  # the last checkpoint, for who has to name it
-        self.order = Order(len(reader), chosen.batch, recipe.seed, runtime.world, runtime.rank, chosen.micro)
+        batch = recipe.optimizer.batch
+        self.order = Order(len(reader), batch, recipe.seed, runtime.world, runtime.rank, self.steps.micro)
 
     def state(self) -> dict[str, Any]:
         """Everything that a resumed run needs; all other state is a function of the step."""
-        return {"objective": self.objective.state_dict(), "optimizers": [o.state_dict() for o in self.optimizers]}
+        return {"objective": self.objective.state_dict(), **self.steps.state()}
 
     def load(self, state: dict[str, Any]) -> None:
         """Go back to a state."""
         self.objective.load_state_dict(state["objective"])
-        for optimizer, content in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(content)
+        self.steps.load(state)
 
     def read(self, start: int, stop: int) -> Iterator[list[tuple[Batch, Draw]]]:
         """The micro-batches of each step."""
@@ -76,28 +61,21 @@ class Training:
         seed_step(self.recipe.seed, step, self.runtime.rank)
         total: dict[str, Tensor] = {}
         suspects = []
+        factor = plan.factor(step)
         for batch, draw in parts:
-            with self.runtime.autocast():
-                losses = self.wrapped(self.runtime.move(batch), draw.to(self.runtime.device))
-            (losses["loss"] * losses["count"]).backward()
+            losses = self.steps.losses(batch, draw, factor)
             found = scalars(losses)
             total = {name: total.get(name, torch.zeros_like(value)) + value for name, value in found.items()}
             suspects.append((draw.rows, losses["example_loss"].detach() if "example_loss" in losses else None))
         summed = dict(zip(total, self.runtime.total(torch.stack(list(total.values()))).tolist(), strict=True))
         if not math.isfinite(summed["loss"]):  # on one process is on all: every one of them stops
             self._not_finite("loss", step, suspects)
-        # Data parallelism averages over processes; the count of all makes the mean of all terms of it.
-        norm = scale_and_clip(self.weights, self.runtime.world / summed["count"], self.recipe.optimizer.clip)
-        if not math.isfinite(norm):
+        changed = self.steps.change(summed["count"], factor)
+        if not all(map(math.isfinite, changed.values())):
             self._not_finite("gradient", step, suspects)
-        factor = plan.factor(step)
-        set_rates(self.optimizers, factor)
-        for optimizer in self.optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
         self.objective.after_step((step + 1) / plan.stop)
-        means = {name: value / summed["count"] for name, value in summed.items() if name != "count"}
-        return {**means, "grad_norm": norm, "rate": self.recipe.optimizer.rate * factor}
+        means = {name: value / max(summed["count"], 1) for name, value in summed.items() if name != "count"}
+        return {**means, **changed, "rate": self.recipe.optimizer.rate * factor}
 
     def _not_finite(self, what: str, step: int, suspects: list[tuple[Tensor, Tensor | None]]) -> None:
         rows = torch.cat([rows.cpu() for rows, _ in suspects])
@@ -131,14 +109,8 @@ class Training:
         return float(np.mean([np.median(part) for part in np.array_split(taken, min(4, len(taken)))]))
 
     def flops(self) -> int | None:
-        """Operations of a step, over all processes, which all take part; see `cost.step_flops`."""
-        batch, draw = next(self.read(0, 1))[0]
-
-        def losses() -> Tensor:
-            with self.runtime.autocast():
-                return self.objective(self.runtime.move(batch), draw.to(self.runtime.device))["loss"]
-
-        found = step_flops(self.objective, losses)
+        """Operations of a step, over all processes, which all take part."""
+        found = self.steps.flops(*next(self.read(0, 1))[0])
         return None if found is None else found * self.order.micro * self.runtime.world
 
     def run(

@@ -99,19 +99,31 @@ class Objective(nn.Module, ABC):
         return {}
 
 
+class ClosedForm(Objective):
+    """An objective that knows the gradient of its loss, and changes its weights itself: one process, on the CPU.
+
+    Its `forward` is the same loss written out, by which held-out rows are judged.
+    """
+
+    @abstractmethod
+    def learn(self, batch: Batch, draw: Draw, rate: float) -> Losses:
+        """Change the weights by a batch; the losses are as they were before."""
+
+
 @dataclass(frozen=True)
 class Need:
     """An encoder that an objective asks for.
 
     Attributes:
-        family: `image` (a timm network), `decoder` (a causal transformer) or `encoder` (one that looks both ways).
+        family: `image` (a timm network), `decoder` (a causal transformer), `encoder` (one that looks both ways) or
+            `words` (a table of vectors).
         context: tokens that a text network must be able to read.
         transformer: whether the dial gives a vision transformer for pictures, in place of a convolutional network.
         pool: what a fresh vision transformer's vector is: its class token, or the mean of its patches.
         sizes: whether a vision transformer is shown pictures of several sizes.
     """
 
-    family: Literal["image", "decoder", "encoder"]
+    family: Literal["image", "decoder", "encoder", "words"]
     context: int | None = None
     transformer: bool = False
     pool: Literal["token", "mean"] = "token"

@@ -8,12 +8,12 @@ from dataclasses import replace
 from selfsup.loop import Training
 from selfsup.optim import Plan
 from selfsup.progress import Progress
-from selfsup.recipes import Optimizer, Recipe
+from selfsup.recipes import Pace, Recipe
 from selfsup.run import Run
 from selfsup.runtime import Runtime
 
 
-def make_plan(chosen: Optimizer, start: int, steps: int) -> Plan:
+def make_plan(chosen: Pace, start: int, steps: int) -> Plan:
     """Rates for `steps` steps from `start` on."""
     warmup = max(round(chosen.warmup * steps), 1)
     if start:  # the weights are warm; the optimizer only has to find its pace again

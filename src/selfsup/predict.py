@@ -1,4 +1,4 @@
-"""What a finished run is used for: continue a text, fill in words, rank passages."""
+"""What a finished run is used for: continue a text, fill in words, rank passages, find near words."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from selfsup.encoder import ABOUT
+import torch
+
+from selfsup.encoder import ABOUT, load_encoder
 from selfsup.errors import UserError
 from selfsup.predictors.filler import Filler, Guess
 from selfsup.predictors.generator import Generator
 from selfsup.predictors.predictor import Kind, Loaded
 from selfsup.predictors.ranker import Ranker
 from selfsup.runtime import fastest_device
+from selfsup.word_vectors import Near, WordVectors
 
 # What each predictor does, and the objectives that have it.
 USES: dict[Kind, tuple[str, str]] = {
@@ -171,6 +174,32 @@ def continuations(place: str | os.PathLike, text: str, candidates: Sequence[str]
         )
     ranked = zip(candidates, scores.softmax(0).tolist(), strict=True)
     return sorted(ranked, key=lambda pair: -pair[1])
+
+
+def near(place: str | os.PathLike, words: Sequence[str], top_k: int = 10) -> list[Near]:
+    """The words nearest to a sum of words, such as `king - man + woman`; those that were named are left out.
+
+    Every vector has length 1 before they are added, as in Mikolov et al. 2013.
+
+    Args:
+        place: a run of `word2vec`, or an exported folder.
+        words: a word, or several with + and - between them.
+        top_k: how many.
+
+    Raises:
+        UserError: an unknown word, a sign that is missing or too much, or nothing there with vectors of words.
+    """
+    if top_k < 1:
+        raise UserError(f"--top-k {top_k}: allowed is a number of words, 1 or more")
+    encoder = load_encoder(place)
+    if not isinstance(encoder, WordVectors):
+        raise UserError(f"{os.fspath(place)} has no vectors of words; a run of word2vec does")
+    names, signs = list(words[::2]), ["+", *words[1::2]]
+    if not names or len(names) != len(signs) or any(sign not in ("+", "-") for sign in signs):
+        raise UserError(f"{' '.join(words)!r}: allowed are words with + or - between them: king - man + woman")
+    vectors = [torch.nn.functional.normalize(encoder.word(name), dim=0) for name in names]
+    total = torch.stack([v if sign == "+" else -v for v, sign in zip(vectors, signs, strict=True)]).sum(0)
+    return encoder.nearest(total, top_k, [form for name in names for form in encoder.forms(name)])
 
 
 def passages_of(file: Path) -> list[str]:

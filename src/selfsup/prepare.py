@@ -13,9 +13,10 @@ from selfsup.data.source import Data, Source, open_source
 from selfsup.data.store import cache_root, fingerprint
 from selfsup.data.tokenizer import OWN
 from selfsup.data.tokens import TokenStore, open_tokens
+from selfsup.data.word_tokenizer import WordRules
 from selfsup.errors import UserError
 from selfsup.progress import Progress
-from selfsup.recipes import ImageData, TextData
+from selfsup.recipes import ImageData, TextData, WordData
 
 Store = PixelStore | TokenStore
 HELD_OUT = 20  # one picture in so many, by its content
@@ -86,9 +87,11 @@ def prepare_text(source: Source, data: TextData, progress: Progress) -> Prepared
     """The text of a source as tokens; see `open_tokens` for what is held out."""
     source.require("text")
     own = next((source.parts[name] for name in ("valid", "test") if name in source.parts), None)
+    rules = WordRules(data.min_count, data.case) if isinstance(data, WordData) else WordRules()
     train, held_out = open_tokens(
-        source.parts["train"], own, data.tokenizer, data.vocabulary, cache_root(data.cache), progress.part, data.lines
-    )
+        source.parts["train"], own, data.tokenizer, data.vocabulary, cache_root(data.cache), progress.part, data.lines,
+        rules,
+    )  # fmt: skip
     mask = train.tokenizer.mask_token_id
     facts = TextFacts(
         rows=len(train.offsets) - 1, tokens=len(train), vocabulary=len(train.tokenizer),

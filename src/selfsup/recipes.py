@@ -61,6 +61,22 @@ class TextData:
 
 
 @validated(frozen=True, kw_only=True, config=STRICT)
+class WordData(TextData):
+    """Text as words."""
+
+    tokenizer: str = "word"
+    """`word`, made from the data; or a folder, run or hub id that has one."""
+    vocabulary: Count | None = None
+    """Most words that are told apart; all that are frequent enough when not given."""
+    min_count: Count = 5
+    """Words that occur less often in the training text are left out."""
+    case: Literal["lower", "keep"] = "lower"
+    """Whether words are written in lower case."""
+    lines: Literal["keep", "join"] = "keep"
+    """A sentence ends where a line does (`keep`), or only at an empty line (`join`), which suits wrapped lines."""
+
+
+@validated(frozen=True, kw_only=True, config=STRICT)
 class ImageBackbone:
     """The picture encoder."""
 
@@ -109,17 +125,53 @@ class TextBackbone:
 
 
 @validated(frozen=True, kw_only=True, config=STRICT)
-class Optimizer:
-    """How weights are changed."""
+class WordBackbone:
+    """A table of word vectors."""
+
+    width: Count | None = None
+    """Numbers in a vector; 100 when not given."""
+    ngrams: tuple[Count, Count] | None = None
+    """Least and most characters of the n-grams that a word's vector is also made of, such as 3 6; none if not given."""
+    buckets: Count = 200_000
+    """Rows that all n-grams share, by a hash."""
+    init: str | None = None
+    """Start from these vectors, with their words: a run of word2vec, or its exported folder."""
+
+    def __post_init__(self) -> None:
+        """Refuse n-grams of no length, and a shape for vectors that have one."""
+        for field in ("width", "ngrams"):
+            _one_of(self, (field, "init"))
+        if self.ngrams and self.ngrams[0] > self.ngrams[1]:
+            raise ValueError(f"--ngrams {self.ngrams[0]} {self.ngrams[1]}: the least comes first, such as 3 6")
+
+
+Backbone = ImageBackbone | TextBackbone | WordBackbone
+
+
+@validated(frozen=True, kw_only=True, config=STRICT)
+class Pace:
+    """How large a step is, and how its rate falls."""
 
     batch: Count = 256
     """Rows in a step, over all processes."""
+    rate: Annotated[float, Field(gt=0)] = 1e-3
+    """Peak learning rate, as it is: no rule scales it by the batch."""
+    warmup: Share = 0.1
+    """Share of the steps in which the rate rises from 0."""
+    schedule: Literal["cosine", "linear", "trapezoid"] = "cosine"
+    """How the rate falls after that; a trapezoid stays flat until the cool-down, and --more goes on from there."""
+    cooldown: Share = 0.2
+    """Share of the steps in which a trapezoid falls."""
+
+
+@validated(frozen=True, kw_only=True, config=STRICT)
+class Optimizer(Pace):
+    """How weights are changed."""
+
     micro: Count = 1
     """Parts that a process splits its share of the batch into, to save memory; refused where rows are compared."""
     optimizer: Literal["adamw", "sgd", "lars", "muon"] = "adamw"
     """Muon is for hidden matrices, the rest goes to AdamW."""
-    rate: Annotated[float, Field(gt=0)] = 1e-3
-    """Peak learning rate, as it is: no rule scales it by the batch."""
     matrix_rate: Annotated[float, Field(gt=0)] = 0.02
     """Peak rate of the matrices that Muon changes."""
     decay: Annotated[float, Field(ge=0)] = 0.05
@@ -130,12 +182,6 @@ class Optimizer:
     """Momentum of SGD, LARS and Muon."""
     betas: tuple[Share, Share] = (0.9, 0.95)
     """Decay of AdamW's two averages."""
-    warmup: Share = 0.1
-    """Share of the steps in which the rate rises from 0."""
-    schedule: Literal["cosine", "linear", "trapezoid"] = "cosine"
-    """How the rate falls after that; a trapezoid stays flat until the cool-down, and --more goes on from there."""
-    cooldown: Share = 0.2
-    """Share of the steps in which a trapezoid falls."""
     clip: Annotated[float, Field(ge=0)] = 1.0
     """Largest norm of the gradient; 0 for any."""
 
@@ -193,8 +239,8 @@ class Recipe:
     config: Any
     """The objective's own settings: its `Config`."""
     data: ImageData | TextData
-    backbone: ImageBackbone | TextBackbone
-    optimizer: Optimizer
+    backbone: Backbone
+    optimizer: Pace
     budget: Budget
     watch: Watch = Field(default_factory=Watch)
     seed: int = 0

@@ -51,6 +51,7 @@ class Runtime:
         convolutions: bool = False,
         tracker: str | None = None,
         folder: Path | None = None,
+        on_cpu: bool = False,
     ) -> None:
         """Join the other processes, if there are any.
 
@@ -59,6 +60,7 @@ class Runtime:
             convolutions: whether they are most of that arithmetic.
             tracker: `tensorboard` or `wandb`, which gets all metrics too; see `track`.
             folder: of the run, in which a tracker may write.
+            on_cpu: whatever else there is.
 
         Raises:
             UserError: the tracker is not installed.
@@ -67,7 +69,7 @@ class Runtime:
             raise UserError(f"--tracker {tracker}: it is not installed; type pip install {tracker}, or drop --tracker")
         plain = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
         self._accelerator = Accelerator(
-            mixed_precision="no", cpu=not torch.cuda.is_available(), kwargs_handlers=[plain],
+            mixed_precision="no", cpu=on_cpu or not torch.cuda.is_available(), kwargs_handlers=[plain],
             log_with=tracker, project_dir=folder,
         )  # fmt: skip
         self._tracked, self._folder = tracker is not None, folder

@@ -92,9 +92,9 @@ def from_json(values: Mapping[str, Any], default: Recipe) -> Recipe:
 
 def setting_help(owner: type) -> dict[str, str]:
     """The text below each field of a section, which is also what `--help` shows."""
+    found = setting_help(owner.__bases__[0]) if owner.__bases__ != (object,) else {}
     tree = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0]
     assert isinstance(tree, ast.ClassDef)
-    found = {}
     for field, below in zip(tree.body, tree.body[1:], strict=False):
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
             assert isinstance(below.value, ast.Constant)

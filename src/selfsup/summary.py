@@ -11,7 +11,7 @@ from selfsup.data.facts import ImageFacts
 from selfsup.image_encoder import ImageEncoder
 from selfsup.objective import Objective
 from selfsup.prepare import Prepared
-from selfsup.recipes import ImageBackbone, Recipe, TextBackbone
+from selfsup.recipes import ImageBackbone, Recipe, TextBackbone, WordBackbone
 from selfsup.run import Run
 from selfsup.runtime import Runtime
 from selfsup.text_encoder import TextEncoder
@@ -29,9 +29,12 @@ def describe(objective: Objective, prepared: Prepared, recipe: Recipe, runtime: 
         what = f"{facts.tokens:,} tokens of {facts.vocabulary:,} kinds ({facts.tokenizer})"
     if isinstance(backbone, ImageBackbone):
         named = backbone.network
+    elif isinstance(backbone, WordBackbone):
+        named = "vectors of words"
     else:
         named = "a size of your own" if backbone.layers or backbone.heads or backbone.width else None
-    network = backbone.init or named or f"size {backbone.size}"
+    dialed = "" if isinstance(backbone, WordBackbone) else f"size {backbone.size}"
+    network = backbone.init or named or dialed
     if any(isinstance(e, ImageEncoder) and e.about.stem for e in objective.encoders().values()):
         network += " with a stem of stride 1"
     weigh = f"{weights / 1e6:.2f} M weights{_saving(objective, recipe)}"

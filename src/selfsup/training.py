@@ -19,8 +19,7 @@ from selfsup.checks import Checks
 from selfsup.construct import construct
 from selfsup.cost import Meter
 from selfsup.data.facts import ImageFacts
-from selfsup.data.pixels import PixelStore
-from selfsup.data.source import GIVEN, Data
+from selfsup.data.source import Data
 from selfsup.data.tokens import TokenStore
 from selfsup.errors import UserError
 from selfsup.eval.findings import out_of_range
@@ -32,32 +31,14 @@ from selfsup.optim import Plan
 from selfsup.planning import count_steps, extend, make_plan
 from selfsup.prepare import Prepared, prepare
 from selfsup.progress import Progress, clock
-from selfsup.recipes import ImageBackbone, ImageData, Recipe, TextData
+from selfsup.recipes import ImageData, Recipe, WordBackbone
 from selfsup.report import FEW, report
+from selfsup.resolve import located, resolve
 from selfsup.run import Run, check_free
 from selfsup.runtime import Runtime
-from selfsup.size import dial
 from selfsup.summary import describe
 
 log = logging.getLogger("selfsup")
-
-
-def resolve(recipe: Recipe, prepared: Prepared, device: torch.device, precision: str) -> Recipe:
-    """The recipe with everything decided that was left open; `describe` says what was."""
-    facts, backbone, data = prepared.facts, recipe.backbone, recipe.data
-    if backbone.size is None and not backbone.init and not (isinstance(backbone, ImageBackbone) and backbone.network):
-        needs = load_objective(recipe.objective).backbones(recipe.config, facts).values()
-        transformer = any(need.transformer for need in needs)
-        size = dial(facts, recipe.budget, torch.get_num_threads(), device.type == "cuda", transformer)
-        backbone = replace(backbone, size=size)
-    if isinstance(data, ImageData):
-        kept = isinstance(prepared.train, PixelStore) and prepared.train.squares is not None
-        workers = data.workers if data.workers is not None else (0 if kept else min(os.cpu_count() or 1, 8))
-        assert isinstance(facts, ImageFacts)
-        data = replace(data, pixels=facts.size, workers=workers)
-    else:
-        data = replace(data, workers=data.workers or 0)
-    return replace(recipe, backbone=backbone, data=data, precision=precision)
 
 
 @contextmanager
@@ -194,23 +175,9 @@ def train(recipe: Recipe, out: str | os.PathLike, data: Data | None = None, quie
     """
     folder = Path(out)
     check_free(folder)
-    if data is not None:
-        name = os.fspath(data) if isinstance(data, str | os.PathLike) else GIVEN
-        recipe = replace(recipe, data=replace(recipe.data, source=name))
-    if recipe.objective.endswith(".py"):  # paths are made whole, so that the run can be resumed from any folder
-        recipe = replace(recipe, objective=str(Path(recipe.objective).resolve()))
-    if Path(recipe.data.source).expanduser().exists():
-        source = str(Path(recipe.data.source).expanduser().resolve())
-        recipe = replace(recipe, data=replace(recipe.data, source=source))
-    if recipe.backbone.init and isinstance(recipe.data, TextData):  # its ids mean what its own tokenizer says
-        asked, own = recipe.data.tokenizer, recipe.backbone.init
-        if asked not in (TextData(source="").tokenizer, own):
-            raise UserError(f"--tokenizer {asked}: --init {own} brings its own tokenizer; drop --tokenizer")
-        recipe = replace(recipe, data=replace(recipe.data, tokenizer=own))
-    if isinstance(recipe.data, TextData) and recipe.data.vocabulary and recipe.data.tokenizer != "bpe":
-        given, own = recipe.data.vocabulary, recipe.data.tokenizer
-        raise UserError(f"--vocabulary {given}: the tokenizer {own} has a vocabulary of its own; drop --vocabulary")
-    runtime = Runtime(recipe.precision, isinstance(recipe.data, ImageData), recipe.watch.tracker, folder)
+    recipe = located(recipe, data)
+    convolutions, on_cpu = isinstance(recipe.data, ImageData), isinstance(recipe.backbone, WordBackbone)
+    runtime = Runtime(recipe.precision, convolutions, recipe.watch.tracker, folder, on_cpu)
     progress = Progress(shown=runtime.main and not quiet)
     prepared = prepare(recipe.data, data, runtime.device.type == "cuda", progress)
     recipe = resolve(recipe, prepared, runtime.device, runtime.precision)
@@ -249,7 +216,8 @@ def resume(folder: str | os.PathLike, more: int | None = None, data: Data | None
     """
     run = Run(folder)
     recipe = run.recipe
-    runtime = Runtime(recipe.precision, tracker=recipe.watch.tracker, folder=run.folder)
+    on_cpu = isinstance(recipe.backbone, WordBackbone)
+    runtime = Runtime(recipe.precision, tracker=recipe.watch.tracker, folder=run.folder, on_cpu=on_cpu)
     progress = Progress(shown=runtime.main and not quiet)
     prepared = prepare(run.data, data, runtime.device.type == "cuda", progress)
     if prepared.facts != run.facts:

@@ -84,6 +84,25 @@ def embed(run: Positional[str], data: str, out: Path, columns: tuple[str, ...] =
     return 0
 
 
+def near(run: Positional[str], words: Positional[tuple[str, ...]], top_k: int = 10, json: Switch = False) -> int:
+    """Words near to a word, or to a sum of words: king - man + woman.
+
+    Args:
+        run: a run of word2vec, or an exported folder.
+        words: a word, or several with + or - between them.
+        top_k: how many.
+        json: print one JSON object a line.
+    """
+    from dataclasses import asdict
+
+    from selfsup.predict import near as nearest_words
+    from selfsup.tables import json_lines
+
+    found = nearest_words(run, words, top_k)
+    print(json_lines(map(asdict, found)) if json else "\n".join(f"{one.cosine:.3f}  {one.word}" for one in found))
+    return 0
+
+
 def generate(
     run: Positional[str],
     prompt: Positional[str] = "",

@@ -95,7 +95,7 @@ def eval_(
     columns: tuple[str, ...] = (),
     labels: Annotated[tuple[str, ...], tyro.conf.arg(metavar="AMOUNT ...")] = ("1%", "10%", "100%"),
     fine_tune: Switch = False,
-    task: Literal["words-in-context"] | None = None,
+    task: Literal["words-in-context", "words"] | None = None,
     json: Switch = False,
 ) -> int:
     """Was it worth it? Scores of the run beside the untrained network and the raw input, and one sentence.
@@ -106,7 +106,8 @@ def eval_(
         columns: columns of the data by meaning, such as label=species.
         labels: how many the probes may see: 10% is a share, 5 is five a class.
         fine_tune: train the whole network with the labels too, beside the same from scratch; takes long.
-        task: words-in-context scores pairs of sentences instead, as .jsonl: word, sentence1, sentence2, label.
+        task: words-in-context scores pairs of sentences instead, as .jsonl: word, sentence1, sentence2, label; words
+            scores vectors of words by a file, or a folder of files, of pairs with scores or of analogies.
         json: print one JSON object a line.
     """
     from selfsup.eval.card import evaluate

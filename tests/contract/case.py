@@ -21,11 +21,13 @@ from selfsup.objective import Objective, ObjectiveModule, load_objective
 from selfsup.planning import make_plan
 from selfsup.prepare import Prepared, prepare
 from selfsup.progress import Progress
-from selfsup.recipes import Budget, Recipe, Watch
+from selfsup.recipes import Budget, Optimizer, Recipe, Watch
+from selfsup.resolve import resolve
 from selfsup.runtime import Runtime
-from selfsup.training import resolve
 
 NAMES = list(objective_names())
+# Those that have an optimizer; the others change their weights themselves, in one process and in float32.
+BY_GRADIENT = [name for name in NAMES if isinstance(load_objective(name).tiny().optimizer, Optimizer)]
 # For what the loop does whatever the objective: pictures, text, and one with a teacher and a clock of its own.
 FAMILIES = ["simclr", "dino", "masked_lm"]
 TIMES = {"samples_per_s", "wait"}  # what differs between two equal runs

@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from selfsup.data.crops import compiled, crop_boxes, crop_resize, over_rows, precise
+from selfsup.data.crops import crop_boxes, crop_resize, precise
 from selfsup.data.draw import Draw
 from selfsup.errors import UserError
+from selfsup.ops.compiled import compiled, over_rows
 
 logger = logging.getLogger("selfsup")
 
@@ -59,8 +60,7 @@ class Augment:
         brightness, contrast, saturation: the factor is uniform in 1 - this to 1 + this.
         hue: largest rotation either way, as a share of a full turn.
         gray: probability that the color goes.
-        blur: probability of a Gaussian blur, with a kernel of a tenth of the size.
-        blur_sigma: range of its standard deviation in pixels.
+        blur, blur_sigma: probability of a Gaussian blur (kernel: a tenth of the size), range of its sd in pixels.
         solarize: probability that the values from `solarize_threshold` on are inverted.
 
     Raises:

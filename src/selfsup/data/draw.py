@@ -52,13 +52,16 @@ class Draw:
     def __init__(self, seed: int, epoch: int, rows: Tensor, prefix: str = "") -> None:
         self.seed, self.epoch, self.rows, self.prefix = seed, epoch, rows, prefix
 
-    def _bits(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """64 random bits an element: (B, *shape) int64."""
+    def stream(self, name: str) -> Tensor:
+        """(B,) int64: the state of each row's stream, from which compiled code draws the same numbers."""
         words = f"{self.seed}/{self.epoch}/{self.prefix}{name}".encode()
         key = _int64(int.from_bytes(hashlib.blake2b(words, digest_size=8).digest(), "little"))
-        state = _mix(_mix(self.rows * GAMMA + key) + key)  # (B,)
+        return _mix(_mix(self.rows * GAMMA + key) + key)
+
+    def _bits(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """64 random bits an element: (B, *shape) int64."""
         index = torch.arange(1, math.prod(shape) + 1, device=self.rows.device)
-        return _mix(state[:, None] + index * GAMMA).view(len(self.rows), *shape)
+        return _mix(self.stream(name)[:, None] + index * GAMMA).view(len(self.rows), *shape)
 
     def uniform(self, name: str, *shape: int) -> Tensor:
         """(B, *shape) float32 in [0, 1): 24 bits, because 53 would round to 1.0 in float32."""

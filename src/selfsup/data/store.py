@@ -16,7 +16,7 @@ import numpy as np
 from selfsup.errors import UserError, system_reason
 
 log = logging.getLogger("selfsup")
-FORMAT = 4  # raised whenever what a store holds changes, so that old stores are not read as new ones
+FORMAT = 5  # raised whenever what a store holds changes, so that old stores are not read as new ones
 
 
 def cache_root(cache: str | None) -> Path:

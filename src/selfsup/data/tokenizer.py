@@ -16,7 +16,8 @@ from selfsup.data.store import fingerprint
 from selfsup.errors import UserError
 
 END = "<|endoftext|>"  # between documents; also what stands for a character that the vocabulary lacks
-OWN = ("byte", "char", "bpe")
+LOSSLESS = ("byte", "char", "bpe")
+OWN = (*LOSSLESS, "word")
 MARKS = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "mask_token": "[MASK]"}
 SPECIAL = (END, *MARKS.values())  # one vocabulary serves every objective
 # A hidden word of byte pairs took its space along, so a written mask does too.
@@ -95,7 +96,7 @@ def load_tokenizer(name: str, lines: Lines = "keep") -> PreTrainedTokenizerBase:
     Raises:
         UserError: it cannot be loaded.
     """
-    place, allowed = place_of(name), f"{', '.join(OWN)}, a folder, a run, or hf:ID"
+    place, allowed = place_of(name), f"{', '.join(LOSSLESS)}, a folder, a run, or hf:ID"
     if not place.exists() and not name.startswith("hf:"):  # a mistyped name must not go to the network
         raise UserError(f"--tokenizer {name}: no such folder; allowed: {allowed}")
     try:

@@ -8,7 +8,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -20,10 +20,19 @@ from selfsup.data.documents import Block, how_to_split, split_documents
 from selfsup.data.part import Part
 from selfsup.data.store import Mapped, stored
 from selfsup.data.tokenizer import OWN, SPECIAL, Encoding, Lines, end_id, identity, load_tokenizer, train_tokenizer
+from selfsup.data.word_tokenizer import (
+    WordEncoding,
+    WordRules,
+    count_words,
+    frequent_words,
+    reads_words,
+    word_tokenizer,
+)
 from selfsup.errors import UserError
 
 log = logging.getLogger("selfsup")
 NAMES = ("train", "held_out")
+COUNTS = "counts.npy"  # beside the tokenizer: how often each id occurs in the training text
 BATCH = 1 << 20  # characters that are encoded at once, their blocks side by side
 Progress = Callable[[str, int, int], None]
 Bad = list[tuple[int, str, str]]  # row, name, reason
@@ -125,7 +134,7 @@ def _batches(blocks: Iterator[Block]) -> Iterator[list[Block]]:
         yield waiting
 
 
-def _encode(folder: Path, table: Dataset, encoding: Encoding, split: str, progress: Progress) -> Bad:
+def _encode(folder: Path, table: Dataset, encoding: Encoding | WordEncoding, split: str, progress: Progress) -> Bad:
     """Write `train.ids` and `held_out.ids`; return the documents that could not be read."""
     total, done = text_size(table), 0
     bad: Bad = []
@@ -154,13 +163,23 @@ def _encode(folder: Path, table: Dataset, encoding: Encoding, split: str, progre
     return bad
 
 
-def _tokenizer_folder(
+def _counts(ids: Path, dtype: type[np.generic], size: int) -> np.ndarray:
+    """(size,) int64: how often each id occurs in a file of them."""
+    total = np.zeros(size, np.int64)
+    with open(ids, "rb") as file:
+        while len(some := np.fromfile(file, dtype, BATCH)):
+            total += np.bincount(some, minlength=size)
+    return total
+
+
+def _tokenizer_folder(  # noqa: PLR0913 - all that a tokenizer depends on
     part: Part,
     valid: Part | None,
     split: str,
     tokenizer: str,
-    size: int,
+    size: int | None,
     lines: Lines,
+    rules: WordRules,
     root: Path,
     progress: Progress,
 ) -> Path:
@@ -175,7 +194,12 @@ def _tokenizer_folder(
             parts = [(part, "nothing" if tokenizer == "char" else split), *((other, "nothing") for other in listed)]
             blocks = chain.from_iterable(split_documents(one.table, how, []) for one, how in parts)
             total = sum(text_size(one.table) for one, _ in parts)
-            found = train_tokenizer(tokenizer, size, _texts(blocks, total, progress), lines)
+            texts = _texts(blocks, total, progress)
+            if tokenizer == "word":
+                words = frequent_words(count_words(texts, rules.case), rules.min_count, size)
+                found = word_tokenizer(words, rules.case)
+            else:
+                found = train_tokenizer(tokenizer, size or default_vocabulary(total), texts, lines)
             progress("learning the tokenizer", 1, 1)
         else:
             found = load_tokenizer(tokenizer, lines)
@@ -183,8 +207,8 @@ def _tokenizer_folder(
 
     key: dict[str, object] = {
         "identity": [part.identity, *(other.identity for other in listed)], "split": split,
-        "tokenizer": identity(tokenizer), "vocabulary": size if tokenizer == "bpe" else None,
-        "lines": lines,
+        "tokenizer": identity(tokenizer), "vocabulary": size if tokenizer in ("bpe", "word") else None,
+        "lines": lines, "rules": asdict(rules) if tokenizer == "word" else None,
     }  # fmt: skip
     return stored(root, "tokenizer", key, learn)
 
@@ -210,44 +234,49 @@ def open_tokens(
     root: Path,
     progress: Progress,
     lines: Lines = "keep",
+    rules: WordRules | None = None,
 ) -> tuple[TokenStore, TokenStore]:
     """The prepared text of a source: training and held-out part.
 
     Args:
         part: documents to train on; without `valid`, the fixed 5 % of them, or the end of a lone one, is held out.
         valid: the user's own held-out documents.
-        tokenizer: `byte`, `char`, `bpe`, or the name of a ready one.
-        vocabulary: ids of a `bpe` tokenizer; chosen from the amount of text where None.
+        tokenizer: `byte`, `char`, `bpe`, `word`, or the name of a ready one.
+        vocabulary: ids of a `bpe` tokenizer, chosen from the amount of text where None; most words of `word`.
         root: folder of all stores.
         progress: told (what, done, of) as the work goes on.
         lines: whether line breaks inside a paragraph are kept, or joined by a space.
+        rules: which words `word` knows.
 
     Raises:
         UserError: nothing readable, too little text, or the cache cannot be written.
     """
-    vocabulary = vocabulary or default_vocabulary(text_size(part.table))
-    if tokenizer == "bpe" and vocabulary < 256 + len(SPECIAL):
-        least = 256 + len(SPECIAL)
+    least = 256 + len(SPECIAL)
+    if tokenizer == "bpe" and (vocabulary := vocabulary or default_vocabulary(text_size(part.table))) < least:
         raise UserError(f"--vocabulary {vocabulary} is too small: a bpe tokenizer needs 256 bytes and 5 marks, {least}")
     split = how_to_split(part.table) if valid is None else "nothing"
-    learned = _tokenizer_folder(part, valid, split, tokenizer, vocabulary, lines, root, progress)
+    learned = _tokenizer_folder(part, valid, split, tokenizer, vocabulary, lines, rules or WordRules(), root, progress)
     ready = AutoTokenizer.from_pretrained(str(learned))
-    encoding = Encoding(ready, tokenizer)
+    encoding = WordEncoding(ready, lines) if reads_words(ready) else Encoding(ready, tokenizer)
 
     def shown(content: Part, split: str) -> list[TokenStore]:
         def build(folder: Path) -> None:
             bad = _encode(folder, content.table, encoding, split, progress)
             (folder / "store.json").write_text(json.dumps({"bad": bad}))
             shutil.copytree(learned, folder / "tokenizer")
+            np.save(folder / "tokenizer" / COUNTS, _counts(folder / "train.ids", encoding.dtype, len(ready)))
 
-        key: dict[str, object] = {"identity": content.identity, "split": split, "tokenizer": learned.name}
+        key: dict[str, object] = {
+            "identity": content.identity, "split": split, "tokenizer": learned.name, "lines": lines,
+        }  # fmt: skip
         folder = stored(root, "tokens", key, build)
         _named(folder, len(content))
+        known = AutoTokenizer.from_pretrained(str(folder / "tokenizer"))
         stores = []
         for name in NAMES:
             count = (folder / f"{name}.ids").stat().st_size // np.dtype(encoding.dtype).itemsize
             ids = Mapped(folder / f"{name}.ids", encoding.dtype, (count,))
-            stores.append(TokenStore(ids, 0, count, np.load(folder / f"{name}.npy"), ready))
+            stores.append(TokenStore(ids, 0, count, np.load(folder / f"{name}.npy"), known))
         return stores
 
     train, held_out = shown(part, split)

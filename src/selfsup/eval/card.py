@@ -23,6 +23,7 @@ from selfsup.eval.pictures import evaluate_unlabelled
 from selfsup.eval.probes import answers, lines, representations, save_probe, score, usable
 from selfsup.eval.result import Result, result
 from selfsup.eval.verdict import Gain, gains, sentence
+from selfsup.eval.word_tests import evaluate_words
 from selfsup.eval.words_in_context import evaluate_words_in_context
 from selfsup.prepare import Prepared, open_part, prepare
 from selfsup.progress import Progress
@@ -39,7 +40,7 @@ def evaluate(
     labels: Sequence[str] = LEVELS,
     fine_tune: bool = False,
     quiet: bool = False,
-    task: Literal["words-in-context"] | None = None,
+    task: Literal["words-in-context", "words"] | None = None,
 ) -> list[Result]:
     """Score a run, append the results to its `evals.jsonl`, and return them; the last one is the verdict.
 
@@ -54,7 +55,7 @@ def evaluate(
         fine_tune: also train the whole network with these labels, beside the same from scratch.
         quiet: no progress on the terminal.
         task: in place of all this. `words-in-context`: whether the vector of a word tells its senses apart; `data` is
-            pairs of sentences, see `open_word_pairs`.
+            pairs of sentences, see `open_word_pairs`. `words`: similarity and analogies; see `evaluate_words`.
 
     Raises:
         UserError: no such run, no model in it yet, or data that nothing can be scored on.
@@ -66,7 +67,8 @@ def evaluate(
     if task and (columns or fine_tune):
         raise UserError(f"--task {task} takes neither --columns nor --fine-tune: its data has fields of its own")
     if task:
-        results, found = evaluate_words_in_context(run, data, progress)
+        judge = evaluate_words if task == "words" else evaluate_words_in_context
+        results, found = judge(run, data, progress)
     else:
         levels = [Level.parse(text) for text in dict.fromkeys(labels)]
         results, found = _card(run, data, columns, levels, fine_tune, progress)

@@ -20,7 +20,7 @@ from selfsup.objective import Objective
 from selfsup.optim import make_optimizers, step_size
 from selfsup.prepare import prepare
 from selfsup.progress import Progress
-from selfsup.recipes import Recipe
+from selfsup.recipes import Optimizer, Recipe
 from selfsup.run import Run
 
 
@@ -41,8 +41,10 @@ def growth(objective: Objective, untrained: Objective) -> float:
 
 
 def step_of(objective: Objective, recipe: Recipe, metrics: Lines) -> float:
-    """How far a step at the peak rate moves the matrices of an objective, as a share of their norm."""
+    """How far a step at the peak rate moves the matrices of an objective, as a share of their norm; nan if unknown."""
     chosen = recipe.optimizer
+    if not isinstance(chosen, Optimizer):
+        return math.nan
     optimizers = make_optimizers(
         objective, chosen.optimizer, chosen.rate, chosen.matrix_rate, chosen.decay, chosen.momentum, chosen.betas
     )

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from selfsup.objective import Limit
-from selfsup.recipes import Recipe, flag_of
+from selfsup.recipes import Optimizer, Recipe, flag_of
 
 Lines = Sequence[Mapping[str, Any]]
 EARLY = 0.25  # share of the run before which a loss that has not moved means nothing
@@ -75,7 +75,9 @@ class Signs:
 def _lower(signs: Signs) -> str:
     """The flags that lower the rate."""
     chosen = signs.recipe.optimizer
-    matrices = f" --matrix-rate {chosen.matrix_rate / 10:g}" if chosen.optimizer == "muon" else ""
+    matrices = ""
+    if isinstance(chosen, Optimizer) and chosen.optimizer == "muon":
+        matrices = f" --matrix-rate {chosen.matrix_rate / 10:g}"
     return f"--rate {chosen.rate / 10:g}{matrices}"
 
 
@@ -149,7 +151,8 @@ def _gradient(signs: Signs) -> Finding | None:
             f"the gradient has all but vanished (norm {norm:.1e}): the task is solved without looking, or saturated; "
             "look at the views and at the data",
         )  # fmt: skip
-    clip = signs.recipe.optimizer.clip
+    chosen = signs.recipe.optimizer
+    clip = chosen.clip if isinstance(chosen, Optimizer) else 0
     if clip and norm > 100 * clip:
         return Finding(
             "gradient", norm,

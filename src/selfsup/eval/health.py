@@ -13,6 +13,7 @@ from selfsup.eval.labelled import Samples
 from selfsup.image_encoder import ImageEncoder
 from selfsup.ops.spectrum import alignment, effective_rank, mean_cosine, spread, uniformity
 from selfsup.text_encoder import TextEncoder
+from selfsup.word_vectors import WordVectors
 
 FEW = 256  # samples for a quick look
 FREQUENT = 100  # words that are told apart where their order is looked at
@@ -22,7 +23,7 @@ def some(store: PixelStore | TokenStore, encoder: Encoder, most: int = FEW) -> S
     """Samples for an encoder, evenly spread over a store: pictures, or stretches of text as long as it can read."""
     if isinstance(store, PixelStore):
         return store.subset(np.unique(np.linspace(0, len(store) - 1, min(most, len(store))).astype(np.int64)))
-    assert isinstance(encoder, TextEncoder)
+    assert isinstance(encoder, TextEncoder | WordVectors)
     length = min(encoder.context, max(len(store) // most, 8))
     starts = np.unique(np.linspace(0, max(len(store) - length, 0), most).astype(np.int64))
     return store.tokenizer.batch_decode([store.read(start, start + length).tolist() for start in starts.tolist()])

@@ -1,0 +1,39 @@
+"""Functions that numba compiles, and threads for them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numba
+import torch
+
+# Contraction and reordering let loops use vector units. Not "arcp": division by 255 has to stay exact.
+FAST = {"contract", "reassoc", "nnan", "nsz"}
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` compiled at its first call, to run without the interpreter lock; kept on disk where that can be."""
+    try:
+        return numba.njit(function, nogil=True, fastmath=FAST, error_model="numpy", cache=True)
+    except RuntimeError:  # neither the folder of this file nor the user's cache folder can be written
+        return numba.njit(function, nogil=True, fastmath=FAST, error_model="numpy")
+
+
+def over_rows(work: Callable[[int, int], object], rows: int) -> None:
+    """Call `work(start, stop)` on slices of the rows, with as many threads as `torch.get_num_threads()` says.
+
+    The threads are made for the call and run kernels that drop the interpreter lock. Numba's own `prange` is no
+    choice: its OpenMP layer aborts in forked loader workers and its workqueue layer when two threads enter at once.
+    Each row is computed by the same code from its own inputs, so the number of threads changes nothing.
+    """
+    threads = min(torch.get_num_threads(), rows)
+    if threads <= 1:
+        work(0, rows)
+        return
+    step = math.ceil(rows / (4 * threads))  # more slices than threads: a busy core takes fewer
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(lambda start: work(start, min(start + step, rows)), range(0, rows, step)):
+            pass  # an error in a thread is raised here
