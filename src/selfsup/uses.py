@@ -84,7 +84,12 @@ def embed(run: Positional[str], data: str, out: Path, columns: tuple[str, ...] =
     return 0
 
 
-def near(run: Positional[str], words: Positional[tuple[str, ...]], top_k: int = 10, json: Switch = False) -> int:
+def near(
+    run: Positional[str],
+    words: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="WORD ...", help_behavior_hint="")],
+    top_k: int = 10,
+    json: Switch = False,
+) -> int:
     """Words near to a word, or to a sum of words: king - man + woman.
 
     Args:

@@ -210,12 +210,12 @@ def learn(  # noqa: PLR0913 - two tables, what is shown, and how to step
     Returns:
         The sum of all losses, each before its block's step, and the number of words that were to be told.
     """
-    width, size, most = inputs.shape[1], noise.shape[2], words.shape[1] + 4
+    width, size = inputs.shape[1], noise.shape[2]
+    most = block + 2 * (spans[:, :, 1] - spans[:, :, 0]).max() + 4  # words around a block, and what fills up four
     asked, gradient = np.zeros((block, width), np.float32), np.zeros((block, width), np.float32)
     near, near_gradient = np.zeros((most, width), np.float32), np.zeros((most, width), np.float32)
     answers, scales = np.zeros(block * (most + size), np.float32), np.zeros(block * (most + size), np.float32)
-    bits, rows = np.zeros(block * (most + size), np.int32), np.zeros(most + size, np.int64)
-    loss, count = 0.0, 0
+    bits, rows, loss, count = np.zeros(block * (most + size), np.int32), np.zeros(most + size, np.int64), 0.0, 0
     for row in range(len(words)):
         for start in range(0, kept[row], block):
             stop = min(start + block, kept[row])
