@@ -125,12 +125,14 @@ class ImageEncoder(Encoder):
     def _as_pretrained(cls, module: nn.Module, chosen: dict[str, Any]) -> ImageEncoder:
         """Around a network that timm loaded; `chosen` are the arguments that its config has beside the name."""
         found = cast(dict[str, Any], module.pretrained_cfg)
-        size = found["input_size"]
-        arguments = {**chosen, "in_chans": size[0], "num_classes": 0}
+        channels, _, size = found["input_size"]
+        size = chosen.get("img_size", size)  # timm 1.0.27 says there what the network had before its arguments
+        arguments = {**chosen, "in_chans": channels, "num_classes": 0}
         mean, sd = tuple(found["mean"]), tuple(found["std"])
-        if len(mean) != size[0]:  # timm gives those of color pictures to any
-            mean, sd = (0.5,) * size[0], (0.25,) * size[0]
-        return cls(module, ImageAbout(found["architecture"], arguments, size[-1], mean, sd))
+        if len(mean) != channels:  # timm gives those of color pictures to any
+            mean, sd = (0.5,) * channels, (0.25,) * channels
+        edge = size if isinstance(size, int) else size[-1]
+        return cls(module, ImageAbout(found["architecture"], arguments, edge, mean, sd))
 
     @staticmethod
     def knows(folder: Path) -> bool:
