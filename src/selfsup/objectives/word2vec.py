@@ -38,7 +38,6 @@ from selfsup.ops.word_contexts import alias, draw_noise, keep_chances, show
 from selfsup.recipes import STRICT, Budget, Count, Pace, Recipe, Share, WordBackbone, WordData
 from selfsup.word_vectors import WordVectors
 
-PARTS = 4  # of a batch for each thread, so that one that is held up takes fewer
 POWER = 0.75  # of the counts, in proportion to which noise is drawn
 
 
@@ -152,9 +151,8 @@ class Word2Vec(ClosedForm):
         shown = self._room(batch, draw)
         tables = self.inputs.weight.detach().numpy(), self.outputs.detach().numpy()
         apart = self.config.deterministic and threads > 1 and rate > 0
-        parts = threads if apart or threads == 1 else min(PARTS * threads, len(draw))
-        ends = [len(draw) * number // parts for number in range(parts + 1)]
-        copies = [(tables[0].copy(), tables[1].copy()) if apart else tables for _ in range(parts)]
+        ends = [len(draw) * number // threads for number in range(threads + 1)]
+        copies = [(tables[0].copy(), tables[1].copy()) if apart else tables for _ in range(threads)]
 
         def work(start: int, stop: int, own: tuple[np.ndarray, np.ndarray]) -> tuple[float, int]:
             mine = {name: value[start:stop] for name, value in shown.items()}
