@@ -471,6 +471,7 @@ def test_other_text_goes_on_from_the_words_of_a_run(run: Run, tmp_path: Path):
         ("--threads 4096", "this machine has"),
         ("--block 6", "multiples of 8, such as 8"),
         ("--ngrams 6 3", "the least comes first"),
+        ("--precision bfloat16", "computes in float32"),
         ("--tokenizer bpe --min-count 3", "drop --min-count"),
         ("--width 8 --init x", "only one of"),
     ],

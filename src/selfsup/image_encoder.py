@@ -126,7 +126,7 @@ class ImageEncoder(Encoder):
         """Around a network that timm loaded; `chosen` are the arguments that its config has beside the name."""
         found = cast(dict[str, Any], module.pretrained_cfg)
         channels, _, size = found["input_size"]
-        size = chosen.get("img_size", size)  # timm 1.0.27 says there what the network had before its arguments
+        size = chosen.get("img_size") or size  # timm 1.0.27 says there what the network had before its arguments
         arguments = {**chosen, "in_chans": channels, "num_classes": 0}
         mean, sd = tuple(found["mean"]), tuple(found["std"])
         if len(mean) != channels:  # timm gives those of color pictures to any

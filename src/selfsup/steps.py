@@ -122,8 +122,12 @@ class Closed:
         """Keep the objective where it is.
 
         Raises:
-            UserError: there are several processes.
+            UserError: there are several processes, or another precision than float32 was asked for.
         """
+        if runtime.precision != "float32":
+            raise UserError(
+                f"--precision {runtime.precision}: {recipe.objective} computes in float32; drop --precision"
+            )
         if runtime.world > 1:
             raise UserError(
                 f"{recipe.objective} runs in one process; start it without accelerate or torchrun, it uses all cores"

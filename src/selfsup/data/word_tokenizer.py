@@ -46,11 +46,9 @@ def plain(text: str, case: Case) -> str:
     Python's lower case of a sigma depends on its place in the word, that of the tokenizers library does not.
     """
     text = text.replace(APOSTROPHE, "'")
-    return (
-        text.replace("\N{GREEK CAPITAL LETTER SIGMA}", "\N{GREEK SMALL LETTER SIGMA}").lower()
-        if case == "lower"
-        else text
-    )
+    if case == "keep":
+        return text
+    return text.replace("\N{GREEK CAPITAL LETTER SIGMA}", "\N{GREEK SMALL LETTER SIGMA}").lower()
 
 
 def count_words(texts: Iterable[str], case: Case, room: int = ROOM) -> Counter[str]:

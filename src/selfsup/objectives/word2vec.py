@@ -231,7 +231,7 @@ def build(config: Config, facts: TextFacts, encoders: Mapping[str, WordVectors])
 
 
 def recipe() -> Recipe:
-    """The measured setting (docs/results.md)."""
+    """A setting to start from, chosen on one seed of novels (docs/decisions.md)."""
     return Recipe(
         objective="word2vec",
         config=Config(),
