@@ -18,7 +18,7 @@ from transformers.trainer_callback import TrainerControl, TrainerState
 
 import selfsup
 from selfsup.construct import construct
-from selfsup.data.tokens import TokenStore
+from selfsup.data.token_store import TokenStore
 from selfsup.eval.language import window_losses
 from selfsup.loop import Training
 from selfsup.objective import load_objective

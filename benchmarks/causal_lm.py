@@ -23,7 +23,7 @@ from side_by_side import Side, arguments, in_turn, own_memory, publish, say
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from selfsup.data.tokens import TokenStore
+from selfsup.data.token_store import TokenStore
 from selfsup.loop import Training
 from selfsup.planning import make_plan
 from selfsup.runtime import Runtime

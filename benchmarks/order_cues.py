@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from selfsup.data.segments import SegmentReader
-from selfsup.data.tokens import TokenStore
+from selfsup.data.token_store import TokenStore
 from selfsup.eval.hidden import evenly
 from selfsup.eval.order import Questions, ranker_of, wins
 from selfsup.objective import load_objective

@@ -19,8 +19,9 @@ from selfsup.data.draw import Draw
 from selfsup.data.facts import TextFacts
 from selfsup.data.segments import SegmentReader, cut, sentence_ends
 from selfsup.data.source import open_source
+from selfsup.data.token_store import TokenStore
 from selfsup.data.tokenizer import train_tokenizer
-from selfsup.data.tokens import TokenStore, open_tokens
+from selfsup.data.tokens import open_tokens
 from selfsup.data.words import Words
 from selfsup.errors import UserError
 from selfsup.nn.head import head_on

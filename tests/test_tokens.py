@@ -21,8 +21,9 @@ from selfsup.data.documents import documents, is_held_out
 from selfsup.data.draw import Draw
 from selfsup.data.source import Data, open_source
 from selfsup.data.text import WindowReader
+from selfsup.data.token_store import TokenStore
 from selfsup.data.tokenizer import END, Encoding, end_id, load_tokenizer, train_tokenizer
-from selfsup.data.tokens import TokenStore, default_vocabulary, open_tokens
+from selfsup.data.tokens import default_vocabulary, open_tokens
 from selfsup.errors import UserError
 
 LANGUAGES = {

@@ -116,22 +116,22 @@ def method(request) -> str:
     return request.param
 
 
-def tables(spelling: tuple[int, int] | None = None):
+def tables(spelling: tuple[int, int] | None = None, width: int = 6):
     """A table of twenty words, another, and a block's text, noise included."""
     torch.manual_seed(0)
     names = ["", *(f"word{number * number}" for number in range(1, 20))]
-    table = WordTable(names, 6, spelling, 30)
+    table = WordTable(names, width, spelling, 30)
     with torch.no_grad():
         table.weight.normal_(0, 0.5)
-    outputs = torch.randn(20, 6) * 0.5
+    outputs = torch.randn(20, width) * 0.5
     words, spans, kept = shown([[3, 4, 3, 7, 9, END, 3, 12, 5, END, 8, END, 2, 4, 9]], window=3)  # words come twice
     noise = np.array([[[5, 3, 19, 5], [2, 9, 9, 1]]], np.int32)
     return table, outputs, words, spans, kept, noise
 
 
-@pytest.mark.parametrize("spelling", [None, (3, 4)])
-def test_a_block_follows_the_gradient_of_the_written_out_loss(method, spelling):
-    table, outputs, words, spans, kept, noise = tables(spelling)
+@pytest.mark.parametrize(("spelling", "width"), [(None, 6), (None, 19), ((3, 4), 8)])
+def test_a_block_follows_the_gradient_of_the_written_out_loss(method, spelling, width):
+    table, outputs, words, spans, kept, noise = tables(spelling, width)
     rate, share, block = 0.1, 5 / 4, 8
     asks = table.weight.detach().clone().requires_grad_()
     answers = outputs.clone().requires_grad_()
@@ -163,7 +163,7 @@ def test_a_block_follows_the_gradient_of_the_written_out_loss(method, spelling):
         moving = asks.detach() - rate * asks.grad, answers.detach() - rate * answers.grad
     mine, other = table.weight.detach().numpy().copy(), outputs.numpy().copy()
     parts, offsets = table.parts.numpy(), table.offsets.numpy()
-    found = learn(mine, parts, offsets, other, words, spans, kept, noise, block, share, rate, method == "cbow")
+    found = learn(mine, parts, offsets, other, words, spans, kept, noise, share, rate, method == "cbow")
     assert found[0] == pytest.approx(total, rel=1e-5) and found[1] == told
     assert np.abs(mine - moving[0].numpy()).max() < 1e-5 and np.abs(other - moving[1].numpy()).max() < 1e-5
     assert np.abs(mine - table.weight.detach().numpy()).max() > 1e-2
@@ -174,7 +174,7 @@ def objective(**settings: object) -> tuple[Word2Vec, dict, Draw]:
     case = load_case("word2vec")
     made = case.objective()
     assert isinstance(made, Word2Vec)
-    made.config = Config(**{**{"row": 128, "block": 8, "shared": 8}, **settings})  # type: ignore[arg-type]
+    made.config = Config(**{**{"row": 128, "shared": 8}, **settings})  # type: ignore[arg-type]
     torch.manual_seed(1)
     with torch.no_grad():
         made.inputs.weight.normal_(0, 0.3)
@@ -257,7 +257,6 @@ def test_encoding_leaves_out_unknown_words_and_ends_sentences():
     text = "Sun, star moon\n\n\nmoon\nstar <|endoftext|> sun [MASK]"
     assert next(WordEncoding(tokenizer, "keep")([text])).tolist() == [sun, moon, end, moon, end, sun]
     assert next(WordEncoding(tokenizer, "join")([text])).tolist() == [sun, moon, end, moon, sun]
-    assert WordEncoding(tokenizer, "keep").words(text).tolist() == [sun, moon, moon, sun]
     kept = word_tokenizer(["Sun"], "keep")
     assert next(WordEncoding(kept, "keep")(["Sun sun"])).tolist() == [kept.get_vocab()["Sun"]]
 
@@ -469,7 +468,6 @@ def test_other_text_goes_on_from_the_words_of_a_run(run: Run, tmp_path: Path):
     [
         ("--min-count 999999", "--min-count 999999 leaves 0 of"),
         ("--threads 4096", "this machine has"),
-        ("--block 6", "multiples of 8, such as 8"),
         ("--ngrams 6 3", "the least comes first"),
         ("--precision bfloat16", "computes in float32"),
         ("--tokenizer bpe --min-count 3", "drop --min-count"),

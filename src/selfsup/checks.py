@@ -12,7 +12,7 @@ from torch import Tensor
 from selfsup.data.loader import batches
 from selfsup.data.pixels import PixelStore
 from selfsup.data.reader import Reader
-from selfsup.data.tokens import TokenStore
+from selfsup.data.token_store import TokenStore
 from selfsup.encoder import evaluating
 from selfsup.eval.doctor import step_of
 from selfsup.eval.features import Features
@@ -22,6 +22,7 @@ from selfsup.eval.labelled import Labelled
 from selfsup.objective import Objective, scalars
 from selfsup.progress import Progress
 from selfsup.recipes import Recipe
+from selfsup.resolve import batch_of
 from selfsup.run import Run
 from selfsup.runtime import Runtime
 
@@ -35,7 +36,7 @@ def validate(objective: Objective, reader: Reader, recipe: Recipe, runtime: Runt
     """
     rows = np.unique(np.linspace(0, len(reader) - 1, min(most, len(reader))).astype(np.int64))
     rows = rows[: len(rows) // runtime.world * runtime.world]  # equal shares, because coupled rows are gathered
-    size = min(recipe.optimizer.batch, len(rows))
+    size = min(batch_of(recipe), len(rows))
     order = [(-1, rows[i : i + size][runtime.rank :: runtime.world]) for i in range(0, len(rows), size)]
     total: dict[str, Tensor] = {}
     with evaluating(objective):
@@ -86,7 +87,7 @@ class Checks:
         """Held-out loss (all processes take part) and health, which is compared with what `doctor` knows."""
         common = {"representation": "run", "step": step}
         if self.held_out is not None:
-            batch = self.recipe.optimizer.batch  # ten looks at a hundredth of all samples cost a thirtieth of the run
+            batch = batch_of(self.recipe)  # ten looks at a hundredth of all samples cost a thirtieth of the run
             rows = min(self.recipe.watch.held_out_rows, max(batch, stop * batch // 100))
             found = validate(self.objective, self.held_out, self.recipe, self.runtime, rows)
             if self.runtime.main and found:

@@ -25,8 +25,9 @@ from selfsup.objective import Objective, scalars
 from selfsup.optim import Plan
 from selfsup.progress import Progress
 from selfsup.recipes import Recipe
+from selfsup.resolve import batch_of
 from selfsup.run import Run
-from selfsup.runtime import Runtime, Stopped, seed_step, signals
+from selfsup.runtime import Runtime, Stopped, signals
 from selfsup.steps import steps_of
 
 
@@ -38,8 +39,7 @@ class Training:
         objective.train()  # a pretrained network comes in eval mode
         self.steps = steps_of(objective, recipe, runtime)
         self.saved = "none yet"  # the last checkpoint, for who has to name it
-        batch = recipe.optimizer.batch
-        self.order = Order(len(reader), batch, recipe.seed, runtime.world, runtime.rank, self.steps.micro)
+        self.order = Order(len(reader), batch_of(recipe), recipe.seed, runtime.world, runtime.rank, self.steps.micro)
 
     def state(self) -> dict[str, Any]:
         """Everything that a resumed run needs; all other state is a function of the step."""
@@ -58,7 +58,7 @@ class Training:
 
     def step(self, step: int, parts: list[tuple[Batch, Draw]], plan: Plan) -> dict[str, float]:
         """One step of the optimizer; loss and metrics over all micro-batches and processes."""
-        seed_step(self.recipe.seed, step, self.runtime.rank)
+        self.runtime.seed_step(self.recipe.seed, step)
         total: dict[str, Tensor] = {}
         suspects = []
         factor = plan.factor(step)

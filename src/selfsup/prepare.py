@@ -11,8 +11,9 @@ from selfsup.data.part import Part, label_column
 from selfsup.data.pixels import PixelStore, open_pixels, probe_sizes
 from selfsup.data.source import Data, Source, open_source
 from selfsup.data.store import cache_root, fingerprint
+from selfsup.data.token_store import TokenStore
 from selfsup.data.tokenizer import OWN
-from selfsup.data.tokens import TokenStore, open_tokens
+from selfsup.data.tokens import open_tokens
 from selfsup.data.word_tokenizer import WordRules
 from selfsup.errors import UserError
 from selfsup.progress import Progress

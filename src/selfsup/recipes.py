@@ -152,8 +152,8 @@ Backbone = ImageBackbone | TextBackbone | WordBackbone
 class Pace:
     """How large a step is, and how its rate falls."""
 
-    batch: Count = 256
-    """Rows in a step, over all processes."""
+    batch: Count | None = None
+    """Rows in a step; a hundredth of them, but at most 64 for each core, when not given."""
     rate: Annotated[float, Field(gt=0)] = 1e-3
     """Peak learning rate, as it is: no rule scales it by the batch."""
     warmup: Share = 0.1
@@ -168,6 +168,8 @@ class Pace:
 class Optimizer(Pace):
     """How weights are changed."""
 
+    batch: Count = 256
+    """Rows in a step, over all processes."""
     micro: Count = 1
     """Parts that a process splits its share of the batch into, to save memory; refused where rows are compared."""
     optimizer: Literal["adamw", "sgd", "lars", "muon"] = "adamw"

@@ -80,4 +80,15 @@ def resolve(recipe: Recipe, prepared: Prepared, device: torch.device, precision:
         data = replace(data, pixels=facts.size, workers=workers)
     else:
         data = replace(data, workers=data.workers or 0)
-    return replace(recipe, backbone=backbone, data=data, precision=precision)
+    recipe = replace(recipe, backbone=backbone, data=data, precision=precision)
+    if recipe.optimizer.batch is None:
+        rows = len(load_objective(recipe.objective).reader(recipe.config, prepared.train))
+        batch = min(max(rows // 100, 1), 64 * torch.get_num_threads())
+        recipe = replace(recipe, optimizer=replace(recipe.optimizer, batch=batch))
+    return recipe
+
+
+def batch_of(recipe: Recipe) -> int:
+    """Rows in a step of a recipe that is resolved."""
+    assert recipe.optimizer.batch is not None
+    return recipe.optimizer.batch

@@ -20,7 +20,7 @@ from selfsup.construct import construct
 from selfsup.cost import Meter
 from selfsup.data.facts import ImageFacts
 from selfsup.data.source import Data
-from selfsup.data.tokens import TokenStore
+from selfsup.data.token_store import TokenStore
 from selfsup.errors import UserError
 from selfsup.eval.findings import out_of_range
 from selfsup.eval.labelled import Labelled, open_labelled
@@ -181,7 +181,7 @@ def train(recipe: Recipe, out: str | os.PathLike, data: Data | None = None, quie
     progress = Progress(shown=runtime.main and not quiet)
     prepared = prepare(recipe.data, data, runtime.device.type == "cuda", progress)
     recipe = resolve(recipe, prepared, runtime.device, runtime.precision)
-    tokenizer = Path(prepared.train.tokenizer.name_or_path) if isinstance(prepared.train, TokenStore) else None
+    tokenizer = prepared.train.tokenizer_folder if isinstance(prepared.train, TokenStore) else None
     with naming_relief(None):
         objective = construct(recipe, prepared.facts, tokenizer, None)
     ready = Ready.make(recipe, objective, prepared, data, runtime, progress)

@@ -12,22 +12,23 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from selfsup.data.tokenizer import end_id
+from selfsup.data.tokenizer import end_id, open_tokenizer
 from selfsup.data.tokens import COUNTS
-from selfsup.data.word_tokenizer import WordEncoding, plain, reads_words
+from selfsup.data.word_tokenizer import Case, case_of, plain, reads_words, words_of
 from selfsup.encoder import ABOUT, Encoder
 from selfsup.errors import UserError
 from selfsup.nn.word_table import WordTable
 
-AT_ONCE = 4096  # words that are looked at together, so that no second table is made
+AT_ONCE = 256  # words that are looked at together, so that no second table is made
 RARE = 1e-3  # a of a / (a + p): what a word of probability p weighs in a sentence
 
 
 def _words(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """The words of a vocabulary by their ids."""
-    return [str(word) for word in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))]
+    numbers = tokenizer.get_vocab()
+    return sorted(numbers, key=numbers.__getitem__)
 
 
 @dataclass(frozen=True)
@@ -56,19 +57,20 @@ class WordVectors(Encoder):
     """
 
     kind = "text"
-    context = 128
+    context = 32
     module: WordTable  # type: ignore[assignment]
 
     def __init__(self, table: WordTable, tokenizer: PreTrainedTokenizerBase, counts: Tensor) -> None:
         self.module, self.tokenizer, self.counts = table, tokenizer, counts  # type: ignore[override]
         self.words, self.end = _words(tokenizer), end_id(tokenizer)
-        self.ids = {word: number for number, word in enumerate(self.words) if counts[number] > 0 and number != self.end}
-        self._encoding = WordEncoding(tokenizer, "keep") if reads_words(tokenizer) else None
+        seen = counts.tolist()
+        self.ids = {word: number for number, word in enumerate(self.words) if seen[number] and number != self.end}
+        self._case: Case | None = case_of(tokenizer) if reads_words(tokenizer) else None
 
     @classmethod
     def create(cls, folder: Path, width: int, spelling: tuple[int, int] | None, buckets: int) -> WordVectors:
         """A table with fresh weights for the tokenizer in a folder, which has the counts beside it."""
-        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        tokenizer = open_tokenizer(folder)
         counts = torch.from_numpy(np.load(folder / COUNTS))
         return cls(WordTable(_words(tokenizer), width, spelling, buckets), tokenizer, counts)
 
@@ -84,8 +86,9 @@ class WordVectors(Encoder):
 
     def ids_of(self, text: str) -> Tensor:
         """(N,) int64 of the known words of a text, in order."""
-        if self._encoding is not None:
-            return torch.from_numpy(self._encoding.words(text))
+        if self._case is not None:
+            known = np.fromiter((self.ids.get(word, -1) for word in words_of(text, self._case)), np.int64)
+            return torch.from_numpy(known[known >= 0])
         found = torch.tensor(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]).long()
         return found[(self.counts[found] > 0) & (found != self.end)]
 
@@ -110,7 +113,7 @@ class WordVectors(Encoder):
 
     def forms(self, word: str) -> list[str]:
         """A word as it is, and as the tokenizer would write it."""
-        return [word, plain(word, self._encoding.case)] if self._encoding is not None else [word]
+        return [word, plain(word, self._case)] if self._case is not None else [word]
 
     def _like(self, word: str) -> str:
         """End of a message about an unknown word: the known ones that are spelled most like it."""
@@ -150,20 +153,27 @@ class WordVectors(Encoder):
         found = weighted.new_zeros(len(self.words), self.width)
         return found.index_copy(0, known, weighted - (weighted @ common)[:, None] * common)
 
-    def vectors(self, samples: Sequence[str]) -> Tensor:
-        """(B, D) with gradients."""
+    def _means(self, samples: Sequence[str]) -> Tensor:
+        """(B, D) the means of the texts' weighted words."""
         ids = [self.ids_of(text) for text in samples]
         row = torch.repeat_interleave(torch.tensor([len(one) for one in ids]))
         weighted, _ = self._weighted(torch.cat(ids))
         total = weighted.new_zeros(len(samples), self.width).index_add(0, row, weighted)
-        mean = total / torch.bincount(row, minlength=len(samples)).clamp(min=1)[:, None]
-        common = self._common()
-        return mean - (mean @ common)[:, None] * common
+        return total / torch.bincount(row, minlength=len(samples)).clamp(min=1)[:, None]
 
-    def encode(self, samples: Sequence[str], batch: int = 256) -> Tensor:
+    def vectors(self, samples: Sequence[str]) -> Tensor:
+        """(B, D) with gradients."""
+        means, common = self._means(samples), self._common()
+        return means - (means @ common)[:, None] * common
+
+    def encode(self, samples: Sequence[str], batch: int = 64) -> Tensor:
         """(N, D) float32 on the CPU."""
+        if not len(samples):
+            return torch.zeros(0, self.width)
         with torch.no_grad():
-            return self.vectors(samples).float() if len(samples) else torch.zeros(0, self.width)
+            parts = [self._means(samples[start : start + batch]) for start in range(0, len(samples), batch)]
+            means, common = torch.cat(parts).float(), self._common()
+            return means - (means @ common)[:, None] * common
 
     def layers(self, samples: Sequence[str], batch: int = 256) -> list[Tensor]:
         """The vectors themselves: there is one layer."""

@@ -14,7 +14,7 @@ import selfsup.data.source as source
 from selfsup.construct import construct
 from selfsup.data.draw import Draw
 from selfsup.data.reader import Batch, Reader
-from selfsup.data.tokens import TokenStore
+from selfsup.data.token_store import TokenStore
 from selfsup.loop import Training
 from selfsup.names import objective_names
 from selfsup.objective import Objective, ObjectiveModule, load_objective

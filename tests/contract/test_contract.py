@@ -19,7 +19,7 @@ import torch
 from contract.case import BY_GRADIENT, Case, differing, in_float64, steps, untimed
 from selfsup.data.draw import Draw
 from selfsup.data.pixels import PixelStore
-from selfsup.data.tokens import TokenStore
+from selfsup.data.token_store import TokenStore
 from selfsup.encoder import Encoder
 from selfsup.errors import UserError
 from selfsup.eval.doctor import examine

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from selfsup.data.draw import Draw
 from selfsup.data.reader import Batch, Companions, Reader
 from selfsup.data.text import padded
-from selfsup.data.tokens import TokenStore
+from selfsup.data.token_store import TokenStore
 from selfsup.data.words import Words
 from selfsup.errors import UserError
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 
 from selfsup.data.draw import Draw
 from selfsup.data.reader import Batch, Companions, Reader
-from selfsup.data.tokens import TokenStore
+from selfsup.data.token_store import TokenStore
 from selfsup.errors import UserError
 
 
@@ -19,6 +21,12 @@ def padded(store: TokenStore, starts: list[int], stops: list[int], width: int) -
         stretch = store.read(start, stop)
         tokens[i, : len(stretch)], length[i] = stretch, len(stretch)
     return {"tokens": torch.from_numpy(tokens), "tokens_length": torch.from_numpy(length)}
+
+
+@lru_cache(maxsize=16)
+def _phase(seed: int, epoch: int, context: int) -> int:
+    """How many tokens before the start of the text the first window of an epoch begins."""
+    return int(Draw(seed, epoch, torch.zeros(1, dtype=torch.int64)).integers("phase", context))
 
 
 class WindowReader(Reader):
@@ -43,9 +51,7 @@ class WindowReader(Reader):
 
     def gather(self, draw: Draw, companions: Companions | None = None) -> Batch:
         """The windows of the drawn rows."""
-        phase = 0
-        if draw.epoch >= 0:
-            phase = int(Draw(draw.seed, draw.epoch, torch.zeros(1, dtype=torch.int64)).integers("phase", self.context))
+        phase = _phase(draw.seed, draw.epoch, self.context) if draw.epoch >= 0 else 0
         starts = [row * self.context - phase for row in draw.rows.tolist()]
         width = self.context + self.ahead
         return padded(self.store, starts, [start + width for start in starts], width)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from weakref import WeakValueDictionary
 
 import numpy as np
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -25,6 +26,7 @@ MASK = AddedToken(MARKS["mask_token"], lstrip=True, special=True)
 # GPT-2's way to cut text into words, but vowel signs and other marks stay with their letters: Hindi has them inside of
 # words, and numbers come in threes.
 WORDS = r"'(?:[sdmt]|ll|ve|re)| ?[\p{L}\p{M}]+| ?\p{N}{1,3}| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
+_open: WeakValueDictionary[str, PreTrainedTokenizerBase] = WeakValueDictionary()  # by the identity of their files
 Lines = Literal["keep", "join"]  # what becomes of the line breaks inside a paragraph
 JOIN = normalizers.Replace(Regex(r"(?<=\S)[ \t]*\r?\n(?=\S)"), " ")  # a line of blanks is an empty one
 
@@ -106,6 +108,15 @@ def load_tokenizer(name: str, lines: Lines = "keep") -> PreTrainedTokenizerBase:
         raise UserError(f"--tokenizer {name}: no tokenizer there ({reason}); allowed: {allowed}") from error
     require_fast(found, name)
     return _joining(found) if lines == "join" else found
+
+
+def open_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in a folder, not to be changed: whoever has one of the same files at the same time has this one."""
+    key = identity(str(folder))
+    found = _open.get(key)
+    if found is None:
+        found = _open[key] = AutoTokenizer.from_pretrained(str(folder))
+    return found
 
 
 def require_fast(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
@@ -193,6 +204,11 @@ def without_template(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerB
     return tokenizer
 
 
+def id_type(tokenizer: PreTrainedTokenizerBase) -> type[np.unsignedinteger]:
+    """The smallest type that holds its ids."""
+    return np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32
+
+
 class Encoding:
     """Turns blocks of text into ids fast; equal to the tokenizer's own result.
 
@@ -202,9 +218,8 @@ class Encoding:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, kind: str) -> None:
-        self.tokenizer, self.kind = tokenizer, kind
-        size = len(tokenizer)
-        self.dtype: type[np.unsignedinteger] = np.uint16 if size <= 1 << 16 else np.uint32
+        self.tokenizer, self.kind, self.size = tokenizer, kind, len(tokenizer)
+        self.dtype = id_type(tokenizer)
         self.end = end_id(tokenizer)
         backend: Any = tokenizer.backend_tokenizer  # type: ignore[attr-defined]
         backend.no_truncation()  # as its folder may have it

@@ -1,25 +1,36 @@
-"""Text prepared once: one flat array of token ids with the documents' offsets, memory-mapped."""
+"""Text prepared once: tokenizer, ids and counts, in the cache."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
+from functools import cache
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer
 
 from selfsup.data.documents import Block, how_to_split, split_documents
 from selfsup.data.part import Part
 from selfsup.data.store import Mapped, stored
-from selfsup.data.tokenizer import OWN, SPECIAL, Encoding, Lines, end_id, identity, load_tokenizer, train_tokenizer
+from selfsup.data.token_store import TokenStore
+from selfsup.data.tokenizer import (
+    OWN,
+    SPECIAL,
+    Encoding,
+    Lines,
+    id_type,
+    identity,
+    load_tokenizer,
+    open_tokenizer,
+    train_tokenizer,
+)
 from selfsup.data.word_tokenizer import (
     WordEncoding,
     WordRules,
@@ -36,60 +47,6 @@ COUNTS = "counts.npy"  # beside the tokenizer: how often each id occurs in the t
 BATCH = 1 << 20  # characters that are encoded at once, their blocks side by side
 Progress = Callable[[str, int, int], None]
 Bad = list[tuple[int, str, str]]  # row, name, reason
-
-
-@dataclass(frozen=True)
-class TokenStore:
-    """Token ids of the documents of one part, one after the other, each followed by the end token.
-
-    Attributes:
-        ids: (all,) uint16 or uint32, memory-mapped.
-        start, stop: the ids that this store shows.
-        offsets: (D + 1,) int64, where documents begin in `ids`.
-        tokenizer: turns ids back into text.
-    """
-
-    ids: Mapped
-    start: int
-    stop: int
-    offsets: np.ndarray
-    tokenizer: PreTrainedTokenizerBase
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def read(self, start: int, stop: int) -> np.ndarray:
-        """Ids from `start` to before `stop` of what this store shows; what lies outside is left out."""
-        return self.ids[slice(self.start + max(start, 0), self.start + max(min(stop, len(self)), 0))]
-
-    def texts(self) -> tuple[np.ndarray, np.ndarray]:
-        """(D,) where each text begins and where it stops, before the mark that ends it; empty ones are left out."""
-        offsets = np.clip(self.offsets - self.start, 0, len(self))
-        start, stop = offsets[:-1], offsets[1:]
-        start, stop = start[stop > start], stop[stop > start]
-        marked = self.ids[self.start + stop - 1] == end_id(self.tokenizer)
-        stop = stop - marked
-        return start[stop > start], stop[stop > start]
-
-    def text(self) -> str:
-        """All that this store shows, as text, without the ends of documents."""
-        return str(self.tokenizer.decode(self.read(0, len(self)).tolist(), skip_special_tokens=True))
-
-    def digest(self) -> str:
-        """A short digest of all ids that this store shows; about a second for a GB."""
-        total = hashlib.blake2b(digest_size=12)
-        for start in range(0, len(self), 1 << 22):
-            total.update(self.read(start, start + (1 << 22)).tobytes())
-        return total.hexdigest()
-
-    def text_end(self, size: int) -> bytes:
-        """The last `size` bytes of what this store shows."""
-        ids = self.read(len(self) - size - 4, len(self))  # a token has at least a byte, a character at most four
-        return str(self.tokenizer.decode(ids.tolist())).encode("utf-8")[-size:]
-
-    def cut(self, start: int, stop: int) -> TokenStore:
-        """The store of a stretch of this one."""
-        return replace(self, start=self.start + start, stop=self.start + stop)
 
 
 def text_size(table: Dataset) -> int:
@@ -226,6 +183,18 @@ def _named(folder: Path, count: int) -> None:
         )  # fmt: skip
 
 
+def _stores(folder: Path) -> list[TokenStore]:
+    """The training and the held-out part in a folder."""
+    known = open_tokenizer(folder / "tokenizer")
+    dtype = id_type(known)
+    found = []
+    for name in NAMES:
+        count = (folder / f"{name}.ids").stat().st_size // np.dtype(dtype).itemsize
+        ids = Mapped(folder / f"{name}.ids", dtype, (count,))
+        found.append(TokenStore(ids, 0, count, np.load(folder / f"{name}.npy"), known))
+    return found
+
+
 def open_tokens(
     part: Part,
     valid: Part | None,
@@ -256,28 +225,25 @@ def open_tokens(
         raise UserError(f"--vocabulary {vocabulary} is too small: a bpe tokenizer needs 256 bytes and 5 marks, {least}")
     split = how_to_split(part.table) if valid is None else "nothing"
     learned = _tokenizer_folder(part, valid, split, tokenizer, vocabulary, lines, rules or WordRules(), root, progress)
-    ready = AutoTokenizer.from_pretrained(str(learned))
-    encoding = WordEncoding(ready, lines) if reads_words(ready) else Encoding(ready, tokenizer)
+
+    @cache
+    def encoding() -> Encoding | WordEncoding:
+        ready = AutoTokenizer.from_pretrained(str(learned))
+        return WordEncoding(ready, lines) if reads_words(ready) else Encoding(ready, tokenizer)
 
     def shown(content: Part, split: str) -> list[TokenStore]:
         def build(folder: Path) -> None:
-            bad = _encode(folder, content.table, encoding, split, progress)
+            bad = _encode(folder, content.table, encoding(), split, progress)
             (folder / "store.json").write_text(json.dumps({"bad": bad}))
             shutil.copytree(learned, folder / "tokenizer")
-            np.save(folder / "tokenizer" / COUNTS, _counts(folder / "train.ids", encoding.dtype, len(ready)))
+            np.save(folder / "tokenizer" / COUNTS, _counts(folder / "train.ids", encoding().dtype, encoding().size))
 
         key: dict[str, object] = {
             "identity": content.identity, "split": split, "tokenizer": learned.name, "lines": lines,
         }  # fmt: skip
         folder = stored(root, "tokens", key, build)
         _named(folder, len(content))
-        known = AutoTokenizer.from_pretrained(str(folder / "tokenizer"))
-        stores = []
-        for name in NAMES:
-            count = (folder / f"{name}.ids").stat().st_size // np.dtype(encoding.dtype).itemsize
-            ids = Mapped(folder / f"{name}.ids", encoding.dtype, (count,))
-            stores.append(TokenStore(ids, 0, count, np.load(folder / f"{name}.npy"), known))
-        return stores
+        return _stores(folder)
 
     train, held_out = shown(part, split)
     if valid is not None:

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import regex
@@ -14,7 +14,7 @@ from tokenizers import Regex, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Tokens
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from selfsup.data.tokenizer import END, MARKS, SPECIAL, Lines, end_id
+from selfsup.data.tokenizer import END, MARKS, SPECIAL, Lines, end_id, id_type
 from selfsup.errors import UserError
 
 Case = Literal["lower", "keep"]
@@ -24,6 +24,7 @@ LETTER = r"[\p{L}\p{M}\p{N}_&&[^\p{Han}\p{Hiragana}]]"
 WORD = rf"{LETTER}+(?:(?:['·.]|(?<=\p{{N}}),(?=\p{{N}})){LETTER}+)*|[\p{{Han}}\p{{Hiragana}}]\p{{M}}*"
 BREAKS: dict[Lines, str] = {"keep": r"\n", "join": r"\n(?=\s*\n)"}
 ROOM = 1 << 22  # different words that are counted at once: some 500 MB
+FIND: Callable[[str], list[str]] = regex.compile("(?V1)" + WORD).findall
 APOSTROPHE = "\N{RIGHT SINGLE QUOTATION MARK}"
 
 
@@ -51,16 +52,20 @@ def plain(text: str, case: Case) -> str:
     return text.replace("\N{GREEK CAPITAL LETTER SIGMA}", "\N{GREEK SMALL LETTER SIGMA}").lower()
 
 
+def words_of(text: str, case: Case) -> list[str]:
+    """The words of a text, in order."""
+    return FIND(plain(text, case))
+
+
 def count_words(texts: Iterable[str], case: Case, room: int = ROOM) -> Counter[str]:
     """How often each word occurs, in bounded memory: beyond `room` different ones, the rarest are forgotten.
 
     As in word2vec's own program, each time this is done it takes one occurrence more to be kept.
     """
-    pattern = regex.compile("(?V1)" + WORD)
     counts: Counter[str] = Counter()
     least = 1
     for text in texts:
-        counts.update(pattern.findall(plain(text, case)))
+        counts.update(words_of(text, case))
         while len(counts) > room:
             counts = Counter({word: number for word, number in counts.items() if number > least})
             least += 1
@@ -98,14 +103,16 @@ def word_tokenizer(words: list[str], case: Case) -> PreTrainedTokenizerFast:
     )
 
 
-def _parts(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    return json.loads(tokenizer.backend_tokenizer.to_str())  # type: ignore[attr-defined]
-
-
 def reads_words(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether a tokenizer is one of these."""
     mine = json.loads(pre_tokenizers.Split(Regex(WORD), "removed", invert=True).__getstate__())
-    return _parts(tokenizer)["pre_tokenizer"] == mine
+    cut = tokenizer.backend_tokenizer.pre_tokenizer  # type: ignore[attr-defined]
+    return cut is not None and json.loads(cut.__getstate__()) == mine
+
+
+def case_of(tokenizer: PreTrainedTokenizerBase) -> Case:
+    """In which case one of these reads words."""
+    return "lower" if "Lowercase" in str(tokenizer.backend_tokenizer.normalizer) else "keep"  # type: ignore[attr-defined]
 
 
 class WordEncoding:
@@ -118,8 +125,8 @@ class WordEncoding:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, lines: Lines) -> None:
         self.end = end_id(tokenizer)
-        self.case: Case = "lower" if "Lowercase" in json.dumps(_parts(tokenizer)["normalizer"]) else "keep"
-        self.dtype: type[np.unsignedinteger] = np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32
+        self.case: Case = case_of(tokenizer)
+        self.dtype, self.size = id_type(tokenizer), len(tokenizer)
         self.find: Callable[[str], list[str]] = regex.compile(f"(?V1){WORD}|{BREAKS[lines]}").findall
         marks = set(SPECIAL)
         self.ids = {word: number for word, number in tokenizer.get_vocab().items() if word not in marks}
@@ -133,8 +140,3 @@ class WordEncoding:
             ids = ids[ids >= 0]
             twice = (ids[1:] == self.end) & (ids[:-1] == self.end)
             yield np.delete(ids, np.flatnonzero(twice)).astype(self.dtype)
-
-    def words(self, text: str) -> np.ndarray:
-        """Ids of the known words of one text."""
-        ids = next(self([text]))
-        return ids[ids != self.end].astype(np.int64)

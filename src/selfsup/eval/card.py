@@ -12,7 +12,8 @@ from selfsup.data.facts import ImageFacts
 from selfsup.data.pixels import PixelStore
 from selfsup.data.source import GIVEN, Data
 from selfsup.data.store import cache_root
-from selfsup.data.tokens import TokenStore, open_tokens
+from selfsup.data.token_store import TokenStore
+from selfsup.data.tokens import open_tokens
 from selfsup.errors import UserError
 from selfsup.eval.few_labels import LEVELS, Level
 from selfsup.eval.fine_tune import fine_tuned

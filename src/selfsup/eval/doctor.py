@@ -10,7 +10,7 @@ import numpy as np
 
 from selfsup.data.facts import ImageFacts
 from selfsup.data.pixels import PixelStore
-from selfsup.data.tokens import TokenStore
+from selfsup.data.token_store import TokenStore
 from selfsup.errors import UserError
 from selfsup.eval.findings import Finding, Lines, Signs, diagnose
 from selfsup.eval.health import some, view_vitals, vitals, word_order

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from selfsup.data.pixels import PixelStore
-from selfsup.data.tokens import TokenStore
+from selfsup.data.token_store import TokenStore
 from selfsup.encoder import Encoder
 from selfsup.eval.labelled import Samples
 from selfsup.image_encoder import ImageEncoder

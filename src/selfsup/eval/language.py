@@ -12,7 +12,7 @@ from scipy import stats
 from selfsup.data.loader import batches
 from selfsup.data.reader import Reader
 from selfsup.data.text import WindowReader
-from selfsup.data.tokens import TokenStore
+from selfsup.data.token_store import TokenStore
 from selfsup.encoder import evaluating
 from selfsup.eval.compression import TRAIN_LIMIT, xz_bits_per_byte
 from selfsup.eval.hidden import Hidden

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from selfsup.data.draw import Draw
 from selfsup.data.segments import SegmentReader
-from selfsup.data.tokens import TokenStore
+from selfsup.data.token_store import TokenStore
 from selfsup.errors import UserError
 from selfsup.eval.hidden import evenly
 from selfsup.eval.language import PAST

@@ -41,11 +41,13 @@ class WordTable(nn.Module):
         """
         super().__init__()
         self.size, self.spelling, self.buckets = len(words), spelling, buckets if spelling else 0
-        rows = [np.array([number, *self.shared(word)]) for number, word in enumerate(words)]
-        self.register_buffer("parts", torch.from_numpy(np.concatenate(rows)), persistent=False)
-        ends = np.cumsum([0, *map(len, rows)])
+        parts, ends = np.arange(self.size), np.arange(self.size + 1)
+        if spelling is not None:
+            rows = [np.array([number, *self.shared(word)]) for number, word in enumerate(words)]
+            parts, ends = np.concatenate(rows), np.cumsum([0, *map(len, rows)])
+        self.register_buffer("parts", torch.from_numpy(parts), persistent=False)
         self.register_buffer("offsets", torch.from_numpy(ends), persistent=False)
-        self.weight = nn.Parameter((torch.rand(self.size + self.buckets, width) - 0.5) / width)
+        self.weight = nn.Parameter(torch.empty(self.size + self.buckets, width).uniform_(-0.5 / width, 0.5 / width))
 
     def shared(self, word: str) -> list[int]:
         """The rows of a word's n-grams."""

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from selfsup.data.facts import TextFacts
 from selfsup.data.text import WindowReader
-from selfsup.data.tokens import TokenStore
+from selfsup.data.token_store import TokenStore
 from selfsup.nn.head import token_losses
 from selfsup.objective import Batch, Draw, Losses, Need, Objective
 from selfsup.predictors.generator import Generator

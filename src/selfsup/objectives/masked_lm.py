@@ -23,8 +23,8 @@ from pydantic.dataclasses import dataclass
 
 from selfsup.data.facts import TextFacts
 from selfsup.data.text import TextReader, WindowReader, windows_or_texts
+from selfsup.data.token_store import TokenStore
 from selfsup.data.tokenizer import Template
-from selfsup.data.tokens import TokenStore
 from selfsup.errors import UserError
 from selfsup.nn.head import token_losses
 from selfsup.nn.masked_words import MaskedWords, Unit, require_mask

@@ -33,8 +33,8 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from selfsup.data.facts import TextFacts
 from selfsup.data.segments import SegmentReader
+from selfsup.data.token_store import TokenStore
 from selfsup.data.tokenizer import Template
-from selfsup.data.tokens import TokenStore
 from selfsup.errors import UserError
 from selfsup.nn.head import head_on, token_losses
 from selfsup.nn.masked_words import MaskedWords, Unit, require_mask

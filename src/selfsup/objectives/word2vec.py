@@ -6,12 +6,12 @@ gradient is a closed form, and no network and no autograd is needed. With n-gram
 the vector that asks is also made of the word's letters, so that unseen words have one.
 
 Batch keys: `tokens` (B, L) ids, `tokens_length` (B,). Views: `words` (B, L) the words that are kept, `kept` (B,) how
-many, `spans` (B, L, 2) where the context of each begins and stops, `noise` (B, L / block, S).
+many, `spans` (B, L, 2) where the context of each begins and stops, `noise` (B, L / 8, S).
 Exported: the encoder `text` (the table that asks; word2vec's text and binary formats, a static embedding for
 sentence-transformers).
 Differs from word2vec's program: the words of a block share their noise (`ops/word_blocks.py`), and change when the
-block is done; rows of text are read in random order; CBOW follows the gradient of the mean (the program leaves out the
-division); a word of noise may be the answer itself.
+block is done; rows of text are read in random order; CBOW follows the gradient of the mean, at twice the rate (the
+program leaves out the division); a word of noise may be the answer itself.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Annotated, Literal
 
 import numpy as np
@@ -31,14 +31,16 @@ from torch import Tensor, nn
 
 from selfsup.data.facts import TextFacts
 from selfsup.data.text import WindowReader
-from selfsup.data.tokens import TokenStore
+from selfsup.data.token_store import TokenStore
 from selfsup.objective import Batch, ClosedForm, Draw, Losses, Need
-from selfsup.ops.word_blocks import learn
+from selfsup.ops.compiled import side_by_side
+from selfsup.ops.word_blocks import BLOCK, learn
 from selfsup.ops.word_contexts import alias, draw_noise, keep_chances, show
 from selfsup.recipes import STRICT, Budget, Count, Pace, Recipe, Share, WordBackbone, WordData
 from selfsup.word_vectors import WordVectors
 
 POWER = 0.75  # of the counts, in proportion to which noise is drawn
+CBOW = 2  # times the rate: the gradient of a mean is spread over its words
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -55,21 +57,25 @@ class Config:
     """Words that are a larger share of the text than this are left out at random; 0 keeps all."""
     row: Count = 1024
     """Words that are read at a time."""
-    block: Count = 8
-    """Words that share their noise and change together, a multiple of 8."""
-    shared: Count = 16
-    """Words of noise for a block, a multiple of 4, weighted so that they stand for --negatives."""
+    shared: Count | None = None
+    """Words of noise that eight words in a row share, weighted so that they stand for --negatives; 16, for CBOW 8."""
     threads: Count | None = None
     """Threads that change the tables, without waiting for each other; as many as torch uses when not given."""
     deterministic: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """The same seed and number of threads give the same vectors: each thread has tables of its own within a step."""
 
+    @property
+    def cbow(self) -> bool:
+        """Whether a context tells its word."""
+        return self.method == "cbow"
+
+    @property
+    def drawn(self) -> int:
+        """S, words of noise for a block."""
+        return self.shared or (8 if self.cbow else 16)
+
     def __post_init__(self) -> None:
-        """Refuse what the kernel cannot divide, and threads without a core."""
-        if self.shared % 4:
-            raise ValueError(f"--shared {self.shared}: allowed are multiples of 4, such as {-(-self.shared // 4) * 4}")
-        if self.block % 8:
-            raise ValueError(f"--block {self.block}: allowed are multiples of 8, such as {-(-self.block // 8) * 8}")
+        """Refuse threads without a core."""
         if self.threads and self.threads > (os.cpu_count() or 1):
             raise ValueError(f"--threads {self.threads}: this machine has {os.cpu_count()} cores; give at most as many")
 
@@ -103,7 +109,7 @@ class Word2Vec(ClosedForm):
         counts[self.encoder.end] = 0  # it stands between sentences
         self.register_buffer("keep", torch.from_numpy(keep_chances(counts, config.sample)), persistent=False)
         noise = counts**POWER / (counts**POWER).sum()
-        often = self.keep.numpy() * counts / counts.sum() + noise * config.shared / config.block  # a word of text
+        often = self.keep.numpy() * counts / counts.sum() + noise * config.drawn / BLOCK  # a word of text
         self.register_buffer("often", torch.from_numpy(often).float(), persistent=False)
         for name, table in zip(("below", "other"), alias(noise), strict=True):
             self.register_buffer(name, torch.from_numpy(table), persistent=False)
@@ -127,7 +133,7 @@ class Word2Vec(ClosedForm):
             "words": np.zeros((rows, size), np.int32),
             "spans": np.zeros((rows, size, 2), np.int32),
             "kept": np.zeros(rows, np.int32),
-            "noise": np.zeros((rows, -(-size // config.block), config.shared), np.int32),
+            "noise": np.zeros((rows, -(-size // BLOCK), config.drawn), np.int32),
         }
 
     def _show(self, shown: dict[str, np.ndarray]) -> None:
@@ -135,11 +141,11 @@ class Word2Vec(ClosedForm):
         words, spans, kept, noise = (shown[name] for name in ("words", "spans", "kept", "noise"))
         tokens, streams = shown["tokens"], shown["streams"]
         show(tokens, self.encoder.end, self.keep.numpy(), self.config.window, streams, words, spans, kept)
-        draw_noise(self.below.numpy(), self.other.numpy(), streams[:, 2], kept, self.config.block, noise)
+        draw_noise(self.below.numpy(), self.other.numpy(), streams[:, 2], kept, BLOCK, noise)
 
     def learn(self, batch: Batch, draw: Draw, rate: float) -> Losses:
         """A step of gradient descent for every block, the rows shared among threads."""
-        loss, told = self._by_kernel(batch, draw, rate)
+        loss, told = self._by_kernel(batch, draw, rate * CBOW if self.config.cbow else rate)
         if draw.epoch != int(self.epoch_sum[0]):
             self.epoch_sum[:] = torch.tensor([draw.epoch, 0, 0])
         self.epoch_sum[1:] += torch.tensor([loss, told], dtype=torch.float64)
@@ -160,11 +166,11 @@ class Word2Vec(ClosedForm):
             words, spans, kept, noise = (mine[name] for name in ("words", "spans", "kept", "noise"))
             return learn(
                 own[0], self.inputs.parts.numpy(), self.inputs.offsets.numpy(), own[1], words, spans, kept, noise,
-                self.config.block, self.config.negatives / self.config.shared, rate, self.config.method == "cbow",
+                self.config.negatives / self.config.drawn, rate, self.config.cbow,
             )  # fmt: skip
 
-        with ThreadPoolExecutor(threads) as pool:
-            found = list(pool.map(work, ends[:-1], ends[1:], copies))
+        parts = zip(ends[:-1], ends[1:], copies, strict=True)
+        found = side_by_side([partial(work, *part) for part in parts])
         if apart:
             together = self._together(rate, batch["tokens"].numel(), threads)
             for table, changed in zip(tables, zip(*copies, strict=True), strict=True):
@@ -209,16 +215,16 @@ class Word2Vec(ClosedForm):
         seen = (near >= spans[:, :1]) & (near < spans[:, 1:])
         around = words[near.clamp(0, size - 1)]
         told = seen.sum(1)
-        if config.method == "cbow":
+        if config.cbow:
             asked = (self.inputs(around) * seen[..., None]).sum(1) / told.clamp(min=1)[:, None]  # (L, D)
             told = told.clamp(max=1)
             positive = told * F.softplus(-(asked * self.outputs[words]).sum(1))
         else:
             asked = self.inputs(words)
             positive = (seen * F.softplus(-torch.einsum("ld,lwd->lw", asked, self.outputs[around]))).sum(1)
-        blocks = F.pad(asked, (0, 0, 0, len(noise) * config.block - size)).unflatten(0, (-1, config.block))
+        blocks = F.pad(asked, (0, 0, 0, len(noise) * BLOCK - size)).unflatten(0, (-1, BLOCK))
         against = F.softplus(blocks @ self.outputs[noise].mT).sum(2).flatten()[:size]
-        return positive + config.negatives / config.shared * told * against, told
+        return positive + config.negatives / config.drawn * told * against, told
 
     def encoders(self) -> Mapping[str, WordVectors]:
         """The table that asks."""
@@ -237,7 +243,7 @@ def recipe() -> Recipe:
         config=Config(),
         data=WordData(source="sample:prose"),
         backbone=WordBackbone(),
-        optimizer=Pace(batch=32, rate=0.05, warmup=0, schedule="linear"),
+        optimizer=Pace(rate=0.05, warmup=0, schedule="linear"),
         budget=Budget(epochs=5),
     )
 
@@ -246,7 +252,7 @@ def tiny() -> Recipe:
     """The same code in a second."""
     return Recipe(
         objective="word2vec",
-        config=Config(row=128, block=8, shared=8),
+        config=Config(row=128, shared=8),
         data=WordData(source="sample:prose", vocabulary=500, min_count=1),
         backbone=WordBackbone(width=32),
         optimizer=Pace(batch=8, rate=0.05, warmup=0, schedule="linear"),

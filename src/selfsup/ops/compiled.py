@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from functools import cache
+from typing import Any, TypeVar
 
 import numba
 import torch
 
+Result = TypeVar("Result")
 # Contraction and reordering let loops use vector units. Not "arcp": division by 255 has to stay exact.
 FAST = {"contract", "reassoc", "nnan", "nsz"}
 
@@ -22,18 +25,34 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         return numba.njit(function, nogil=True, fastmath=FAST, error_model="numpy")
 
 
+@cache
+def _pool(process: int, threads: int) -> ThreadPoolExecutor:
+    """Threads that wait for work until the process ends; a forked process has none of its parent's."""
+    return ThreadPoolExecutor(threads)
+
+
+def side_by_side(calls: Sequence[Callable[[], Result]]) -> list[Result]:
+    """What each call returns, made at the same time, the first in this thread.
+
+    They have to be kernels, or hardly more, which drop the interpreter lock; none may come here again.
+    """
+    pool = _pool(os.getpid(), max(len(calls) - 1, 1))
+    others = [pool.submit(call) for call in calls[1:]]
+    return [calls[0](), *(each.result() for each in others)]
+
+
 def over_rows(work: Callable[[int, int], object], rows: int) -> None:
     """Call `work(start, stop)` on slices of the rows, with as many threads as `torch.get_num_threads()` says.
 
-    The threads are made for the call and run kernels that drop the interpreter lock. Numba's own `prange` is no
-    choice: its OpenMP layer aborts in forked loader workers and its workqueue layer when two threads enter at once.
-    Each row is computed by the same code from its own inputs, so the number of threads changes nothing.
+    The threads run kernels that drop the interpreter lock. Numba's own `prange` is no choice: its OpenMP layer aborts
+    in forked loader workers and its workqueue layer when two threads enter at once. Each row is computed by the same
+    code from its own inputs, so the number of threads changes nothing.
     """
     threads = min(torch.get_num_threads(), rows)
     if threads <= 1:
         work(0, rows)
         return
     step = math.ceil(rows / (4 * threads))  # more slices than threads: a busy core takes fewer
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(lambda start: work(start, min(start + step, rows)), range(0, rows, step)):
-            pass  # an error in a thread is raised here
+    pool = _pool(os.getpid(), threads)
+    for _ in pool.map(lambda start: work(start, min(start + step, rows)), range(0, rows, step)):
+        pass  # an error in a thread is raised here

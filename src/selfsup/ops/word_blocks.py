@@ -1,4 +1,4 @@
-"""The update of word vectors in closed form, a block of neighboring words at a time.
+"""The update of word vectors in closed form, eight neighboring words at a time.
 
 Mikolov et al. 2013: the vector of a word has to tell the words around it (skip-gram), or the mean of theirs has to
 tell it (CBOW), from words drawn at random. For a question h about a word o, with S words of noise n that stand for K,
@@ -6,8 +6,9 @@ tell it (CBOW), from words drawn at random. For a question h about a word o, wit
     loss = -log sigma(h . u_o) - K / S sum_n log sigma(-h . u_n).
 
 The words of a block share their noise (Ji et al. 2016, "Parallelizing Word2Vec in Shared and Distributed Memory"), so
-the work is small matrix products. All that asks is copied, and all gradients are known, before a row changes: the block
-moves by the exact gradient of the sum of its losses.
+the work is small matrix products, in which each of eight words has a lane of a vector register. All that a block reads
+is copied, and all its gradients are known, before a row changes: it moves by the exact gradient of the sum of its
+losses.
 """
 
 from __future__ import annotations
@@ -18,60 +19,94 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfsup.ops.compiled import compiled
+from selfsup.ops.lanes import LANES, column, load, madd, store, zero
 from selfsup.ops.logistic import judge
 
+BLOCK = LANES  # words that share their noise and change together
+
 
 @compiled
-def _ask(asked: NDArray, c: int, table: NDArray, rows: NDArray, first: int, last: int, x: NDArray) -> None:
-    """x[c, k] = h_c . u of row k, for c and the next, and k from `first` to before `last`, by fours.
-
-    Eight sums at a time, because what is read is used twice or four times.
-    """
-    for k in range(first, last, 4):
-        r0, r1, r2, r3 = rows[k], rows[k + 1], rows[k + 2], rows[k + 3]
-        x0 = x1 = x2 = x3 = y0 = y1 = y2 = y3 = np.float32(0)
+def _ask(asked: NDArray, turned: NDArray, told: NDArray, x: NDArray) -> None:
+    """x[k, c] = u_k . h_c, for eight rows u at a time; (K, W), (8, W) and (K, 8), `turned` is room for (W, 8)."""
+    for d in range(asked.shape[1]):
+        store(turned, d, 0, column(asked, d))
+    for k in range(0, len(told), 8):
+        x0 = x1 = x2 = x3 = x4 = x5 = x6 = x7 = zero()
         for d in range(asked.shape[1]):
-            h, i = asked[c, d], asked[c + 1, d]
-            u0, u1, u2, u3 = table[r0, d], table[r1, d], table[r2, d], table[r3, d]
-            x0 += h * u0
-            x1 += h * u1
-            x2 += h * u2
-            x3 += h * u3
-            y0 += i * u0
-            y1 += i * u1
-            y2 += i * u2
-            y3 += i * u3
-        x[c, k], x[c, k + 1], x[c, k + 2], x[c, k + 3] = x0, x1, x2, x3
-        x[c + 1, k], x[c + 1, k + 1], x[c + 1, k + 2], x[c + 1, k + 3] = y0, y1, y2, y3
+            h = load(turned, d, 0)
+            x0 = madd(told[k, d], h, x0)
+            x1 = madd(told[k + 1, d], h, x1)
+            x2 = madd(told[k + 2, d], h, x2)
+            x3 = madd(told[k + 3, d], h, x3)
+            x4 = madd(told[k + 4, d], h, x4)
+            x5 = madd(told[k + 5, d], h, x5)
+            x6 = madd(told[k + 6, d], h, x6)
+            x7 = madd(told[k + 7, d], h, x7)
+        store(x, k, 0, x0)
+        store(x, k + 1, 0, x1)
+        store(x, k + 2, 0, x2)
+        store(x, k + 3, 0, x3)
+        store(x, k + 4, 0, x4)
+        store(x, k + 5, 0, x5)
+        store(x, k + 6, 0, x6)
+        store(x, k + 7, 0, x7)
 
 
 @compiled
-def _pull(gradient: NDArray, c: int, table: NDArray, rows: NDArray, first: int, last: int, g: NDArray) -> None:
-    """The gradients of h_c and the next get g[c, k] u of row k, for the same k."""
-    for k in range(first, last, 4):
-        r0, r1, r2, r3 = rows[k], rows[k + 1], rows[k + 2], rows[k + 3]
-        g0, g1, g2, g3 = g[c, k], g[c, k + 1], g[c, k + 2], g[c, k + 3]
-        f0, f1, f2, f3 = g[c + 1, k], g[c + 1, k + 1], g[c + 1, k + 2], g[c + 1, k + 3]
-        for d in range(gradient.shape[1]):
-            u0, u1, u2, u3 = table[r0, d], table[r1, d], table[r2, d], table[r3, d]
-            gradient[c, d] += g0 * u0 + g1 * u1 + g2 * u2 + g3 * u3
-            gradient[c + 1, d] += f0 * u0 + f1 * u1 + f2 * u2 + f3 * u3
+def _pull(g: NDArray, told: NDArray, gradient: NDArray) -> None:
+    """The gradient of h_c is the sum over k of g[k, c] u_k."""
+    for d in range(0, told.shape[1], LANES):
+        h0 = h1 = h2 = h3 = h4 = h5 = h6 = h7 = zero()
+        for k in range(len(told)):
+            u = load(told, k, d)
+            h0 = madd(g[k, 0], u, h0)
+            h1 = madd(g[k, 1], u, h1)
+            h2 = madd(g[k, 2], u, h2)
+            h3 = madd(g[k, 3], u, h3)
+            h4 = madd(g[k, 4], u, h4)
+            h5 = madd(g[k, 5], u, h5)
+            h6 = madd(g[k, 6], u, h6)
+            h7 = madd(g[k, 7], u, h7)
+        store(gradient, 0, d, h0)
+        store(gradient, 1, d, h1)
+        store(gradient, 2, d, h2)
+        store(gradient, 3, d, h3)
+        store(gradient, 4, d, h4)
+        store(gradient, 5, d, h5)
+        store(gradient, 6, d, h6)
+        store(gradient, 7, d, h7)
 
 
 @compiled
-def _push(table: NDArray, rows: NDArray, g: NDArray, asked: NDArray, rate: float) -> None:
-    """One step of u of every row, whose gradient is the sum over c of g_ck h_c; C is a multiple of 8."""
-    step = np.float32(-rate)
-    for k in range(len(rows)):
-        row = rows[k]
-        for c in range(0, len(asked), 8):
-            g0, g1, g2, g3 = step * g[c, k], step * g[c + 1, k], step * g[c + 2, k], step * g[c + 3, k]
-            g4, g5, g6, g7 = step * g[c + 4, k], step * g[c + 5, k], step * g[c + 6, k], step * g[c + 7, k]
-            for d in range(asked.shape[1]):
-                table[row, d] += (
-                    (g0 * asked[c, d] + g1 * asked[c + 1, d] + g2 * asked[c + 2, d] + g3 * asked[c + 3, d])
-                    + (g4 * asked[c + 4, d] + g5 * asked[c + 5, d] + g6 * asked[c + 6, d] + g7 * asked[c + 7, d])
-                )  # fmt: skip
+def _push(g: NDArray, asked: NDArray, told: NDArray) -> None:
+    """The gradient of u_k, the sum over c of g[k, c] h_c, takes the place of u_k."""
+    for d in range(0, asked.shape[1], LANES):
+        h0, h1, h2, h3 = load(asked, 0, d), load(asked, 1, d), load(asked, 2, d), load(asked, 3, d)
+        h4, h5, h6, h7 = load(asked, 4, d), load(asked, 5, d), load(asked, 6, d), load(asked, 7, d)
+        for k in range(len(told)):
+            even = madd(g[k, 4], h4, madd(g[k, 2], h2, madd(g[k, 0], h0, zero())))
+            odd = madd(g[k, 5], h5, madd(g[k, 3], h3, madd(g[k, 1], h1, zero())))
+            both = madd(np.float32(1), even, madd(g[k, 7], h7, odd))
+            store(told, k, d, madd(g[k, 6], h6, both))
+
+
+@compiled
+def _read(table: NDArray, rows: NDArray, found: NDArray) -> None:
+    """Copy rows of a table."""
+    for place in range(len(rows)):
+        row = rows[place]
+        for d in range(table.shape[1]):
+            found[place, d] = table[row, d]
+
+
+@compiled
+def _step(table: NDArray, rows: NDArray, gradient: NDArray, rate: float) -> None:
+    """One step of gradient descent of rows of a table."""
+    step = np.float32(rate)
+    for place in range(len(rows)):
+        row = rows[place]
+        for d in range(table.shape[1]):
+            table[row, d] -= step * gradient[place, d]
 
 
 @compiled
@@ -80,14 +115,10 @@ def _gather(table: NDArray, parts: NDArray, offsets: NDArray, words: NDArray, fo
     width = table.shape[1]
     for place in range(len(words)):
         start, stop = offsets[words[place]], offsets[words[place] + 1]
-        row = parts[start]
-        if stop - start == 1:
-            for d in range(width):
-                found[place, d] = table[row, d]
-            continue
-        scale = np.float32(1 / math.sqrt(stop - start))
-        found[place] = 0
-        for part in range(start, stop):
+        row, scale = parts[start], np.float32(1 / math.sqrt(stop - start))
+        for d in range(width):
+            found[place, d] = scale * table[row, d]
+        for part in range(start + 1, stop):
             row = parts[part]
             for d in range(width):
                 found[place, d] += scale * table[row, d]
@@ -109,66 +140,40 @@ def _scatter(
 
 
 @compiled
-def _means(spans: NDArray, start: int, left: int, near: NDArray, asked: NDArray) -> None:
+def _means(span: NDArray, own: int, left: int, near: NDArray, asked: NDArray) -> None:
     """CBOW: what asks for each word is the mean of its context."""
-    for c in range(len(spans)):
-        first, last, own = spans[c, 0] - left, spans[c, 1] - left, start + c - left
+    for c in range(len(span)):
+        first, last = span[c, 0] - left, span[c, 1] - left
         scale = np.float32(1 / max(last - first - 1, 1))
-        for d in range(asked.shape[1]):
-            asked[c, d] = -scale * near[own, d]
-        for place in range(first, last):
-            for d in range(asked.shape[1]):
-                asked[c, d] += scale * near[place, d]
+        for d in range(0, asked.shape[1], LANES):
+            total = zero()
+            for place in range(first, own + c):
+                total = madd(scale, load(near, place, d), total)
+            for place in range(own + c + 1, last):
+                total = madd(scale, load(near, place, d), total)
+            store(asked, c, d, total)
 
 
 @compiled
-def _spread(spans: NDArray, start: int, left: int, gradient: NDArray, near_gradient: NDArray) -> None:
-    """CBOW: the gradient of a mean, to what it is the mean of."""
-    near_gradient[:] = 0
-    for c in range(len(spans)):
-        first, last, own = spans[c, 0] - left, spans[c, 1] - left, start + c - left
+def _spread(span: NDArray, own: int, left: int, gradient: NDArray, near: NDArray) -> None:
+    """CBOW: the gradient of a mean goes to what it is the mean of, in the place of that."""
+    near[: span[:, 1].max() - left] = 0
+    for c in range(len(span)):
+        first, last = span[c, 0] - left, span[c, 1] - left
         scale = np.float32(1 / max(last - first - 1, 1))
-        for place in range(first, last):
-            weight = scale if place != own else np.float32(0)
-            for d in range(gradient.shape[1]):
-                near_gradient[place, d] += weight * gradient[c, d]
+        for d in range(0, gradient.shape[1], LANES):
+            one = load(gradient, c, d)
+            for place in range(first, own + c):
+                store(near, place, d, madd(scale, one, load(near, place, d)))
+            for place in range(own + c + 1, last):
+                store(near, place, d, madd(scale, one, load(near, place, d)))
 
 
 @compiled
-def _reach(span: NDArray, c: int, left: int, cbow: bool) -> tuple[int, int]:
-    """From where to where the words lie that c and the next one may have to tell, by fours."""
-    d = min(c + 1, len(span) - 1)
-    if cbow:
-        return c // 4 * 4, c // 4 * 4 + 4
-    return (min(span[c, 0], span[d, 0]) - left) // 4 * 4, (max(span[c, 1], span[d, 1]) - left + 3) // 4 * 4
-
-
-@compiled
-def _ask_all(
-    span: NDArray, left: int, cbow: bool, asked: NDArray, table: NDArray, rows: NDArray, room: int, x: NDArray
-) -> None:
-    """What every question answers, to the words that are to be told and to noise."""
-    for c in range(0, len(span), 2):
-        low, high = _reach(span, c, left, cbow)
-        _ask(asked, c, table, rows, low, high, x)
-        _ask(asked, c, table, rows, room, len(rows), x)
-
-
-@compiled
-def _pull_all(
-    span: NDArray, left: int, cbow: bool, gradient: NDArray, table: NDArray, rows: NDArray, room: int, g: NDArray
-) -> None:
-    """The gradients of all questions."""
-    gradient[:] = 0
-    for c in range(0, len(span), 2):
-        low, high = _reach(span, c, left, cbow)
-        _pull(gradient, c, table, rows, low, high, g)
-        _pull(gradient, c, table, rows, room, len(rows), g)
-
-
-@compiled
-def _weigh(span: NDArray, start: int, left: int, share: float, room: int, cbow: bool, scale: NDArray) -> int:
-    """Fill the weights that `judge` takes; returns the number of words that are to be told."""
+def _weigh(
+    span: NDArray, own: int, left: int, first: int, used: int, share: float, cbow: bool, scale: NDArray
+) -> int:  # fmt: skip
+    """Fill the (K, 8) weights that `judge` takes, noise from row `first` to `used`; returns how many words are told."""
     count = 0
     scale[:] = 0
     for c in range(len(span)):
@@ -179,9 +184,10 @@ def _weigh(span: NDArray, start: int, left: int, share: float, room: int, cbow: 
             told = 1
             scale[c, c] = -1
         else:
-            scale[c, span[c, 0] - left : span[c, 1] - left] = -1
-            scale[c, start + c - left] = 0  # the word itself is none of its context
-        scale[c, room:] = share * told
+            for k in range(span[c, 0] - left, span[c, 1] - left):
+                scale[k, c] = -1
+            scale[own + c, c] = 0  # the word itself is none of its context
+        scale[first:used, c] = share * told
         count += told
     return count
 
@@ -189,9 +195,9 @@ def _weigh(span: NDArray, start: int, left: int, share: float, room: int, cbow: 
 @compiled
 def learn(  # noqa: PLR0913 - two tables, what is shown, and how to step
     inputs: NDArray, parts: NDArray, offsets: NDArray, outputs: NDArray, words: NDArray, spans: NDArray, kept: NDArray,
-    noise: NDArray, block: int, share: float, rate: float, cbow: bool,
+    noise: NDArray, share: float, rate: float, cbow: bool,
 ) -> tuple[float, int]:  # fmt: skip
-    """One step of gradient descent for each block of words in turn, in place.
+    """One step of gradient descent for each block of eight words in turn, in place.
 
     Args:
         inputs: (R, D) float32, rows of the vectors that ask.
@@ -201,8 +207,7 @@ def learn(  # noqa: PLR0913 - two tables, what is shown, and how to step
         words: (B, L) int32, what `word_contexts.show` kept of B rows of text.
         spans: (B, L, 2) int32, the context of each.
         kept: (B,) int32, how many.
-        noise: (B, blocks, S) int32, S a multiple of 4.
-        block: C, words that share their noise and change together, a multiple of 8.
+        noise: (B, blocks, S) int32.
         share: K / S, what a word of noise weighs.
         rate: what the gradient of the sum of a block's losses is multiplied with; 0 to change nothing.
         cbow: the mean of a context asks for its word, in place of the word for each of its context.
@@ -210,40 +215,41 @@ def learn(  # noqa: PLR0913 - two tables, what is shown, and how to step
     Returns:
         The sum of all losses, each before its block's step, and the number of words that were to be told.
     """
-    width, size = inputs.shape[1], noise.shape[2]
-    most = block + 2 * (spans[:, :, 1] - spans[:, :, 0]).max() + 4  # words around a block, and what fills up four
-    asked, gradient = np.zeros((block, width), np.float32), np.zeros((block, width), np.float32)
-    near, near_gradient = np.zeros((most, width), np.float32), np.zeros((most, width), np.float32)
-    answers, scales = np.zeros(block * (most + size), np.float32), np.zeros(block * (most + size), np.float32)
-    bits, rows, loss, count = np.zeros(block * (most + size), np.int32), np.zeros(most + size, np.int64), 0.0, 0
+    width = (inputs.shape[1] + LANES - 1) // LANES * LANES  # what lies behind a vector stays 0
+    around = BLOCK + 2 * (spans[:, :, 1] - spans[:, :, 0]).max()  # a block and its context
+    most = (around + noise.shape[2] + 7) // 8 * 8
+    asked, gradient = np.zeros((BLOCK, width), np.float32), np.zeros((BLOCK, width), np.float32)
+    turned, near = np.zeros((width, BLOCK), np.float32), np.zeros((around, width), np.float32)
+    all_told, rows = np.zeros((most, width), np.float32), np.zeros(most, np.int32)
+    answers, scales = np.zeros((most, BLOCK), np.float32), np.zeros((most, BLOCK), np.float32)
+    bits, loss, count = np.zeros(most * BLOCK, np.int32), 0.0, 0
     for row in range(len(words)):
-        for start in range(0, kept[row], block):
-            stop = min(start + block, kept[row])
-            span = spans[row, start:stop]
+        for start in range(0, kept[row], BLOCK):
+            span = spans[row, start : min(start + BLOCK, kept[row])]
             left, right = span[:, 0].min(), span[:, 1].max()
-            mine, around = words[row, start:stop], words[row, left:right]
-            targets = mine if cbow else around
-            room = (len(targets) + 3) // 4 * 4
-            all_of = room + size
-            rows[:room], rows[room:all_of] = targets[0], noise[row, start // block]
-            rows[: len(targets)] = targets
-            x = answers[: block * all_of].reshape(block, all_of)
-            scale = scales[: block * all_of].reshape(block, all_of)
+            mine, theirs = words[row, start : start + len(span)], words[row, left:right]
+            asking, targets = (theirs, mine) if cbow else (mine, theirs)
+            first, used = len(targets), len(targets) + noise.shape[2]
+            rows[:first], rows[first:used] = targets, noise[row, start // BLOCK]
+            whole = (used + 7) // 8 * 8  # what is behind the rows that are used weighs nothing
+            told, x, scale = all_told[:whole], answers[:whole], scales[:whole]
+            _read(outputs, rows[:used], told)
             if cbow:
-                _gather(inputs, parts, offsets, around, near)
-                _means(span, start, left, near, asked)
+                _gather(inputs, parts, offsets, asking, near)
+                _means(span, start - left, left, near, asked)
             else:
-                _gather(inputs, parts, offsets, mine, asked)
-            count += _weigh(span, start, left, share, room, cbow, scale)
-            _ask_all(span, left, cbow, asked, outputs, rows[:all_of], room, x)
-            loss += judge(answers[: block * all_of], scales[: block * all_of], bits[: block * all_of])
+                _gather(inputs, parts, offsets, asking, asked)
+            count += _weigh(span, start - left, left, first, used, share, cbow, scale)
+            _ask(asked, turned, told, x)
+            loss += judge(x.reshape(whole * BLOCK), scale.reshape(whole * BLOCK), bits[: whole * BLOCK])
             if not rate:
                 continue
-            _pull_all(span, left, cbow, gradient, outputs, rows[:all_of], room, x)
-            _push(outputs, rows[:all_of], x, asked, rate)
+            _pull(x, told, gradient)
+            _push(x, asked, told)
+            _step(outputs, rows[:used], told, rate)
             if cbow:
-                _spread(span, start, left, gradient, near_gradient[: right - left])
-                _scatter(inputs, parts, offsets, around, near_gradient, rate)
+                _spread(span, start - left, left, gradient, near)
+                _scatter(inputs, parts, offsets, asking, near, rate)
             else:
-                _scatter(inputs, parts, offsets, mine, gradient, rate)
+                _scatter(inputs, parts, offsets, asking, gradient, rate)
     return loss, count
