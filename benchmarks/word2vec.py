@@ -230,7 +230,7 @@ def compare(method: str, asked: argparse.Namespace, folder: Path, words: int) ->
     differs = {
         "noise": "selfsup: shared by a block of words; gensim: drawn for each pair",
         "order": "selfsup: rows of text at random; gensim: as in the file",
-        "rate": f"selfsup: {recipe['optimizer']['rate']}, for CBOW twice that; gensim: 0.025; both fall in a line",
+        "rate": f"selfsup: {recipe['optimizer']['rate']}, for CBOW three times that; gensim: 0.025; both fall linearly",
     }
     sides = Side(lambda: 0.0, about[0]), Side(lambda: 0.0, about[1])
     publish("word2vec", method, "gensim", seconds, sides, differs, ("gensim", "numba"))

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import pickle
+import shutil
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +23,7 @@ from selfsup.data.draw import Draw
 from selfsup.data.source import Data, open_source
 from selfsup.data.text import WindowReader
 from selfsup.data.token_store import TokenStore
-from selfsup.data.tokenizer import END, Encoding, end_id, load_tokenizer, train_tokenizer
+from selfsup.data.tokenizer import END, Encoding, end_id, load_tokenizer, open_tokenizer, train_tokenizer
 from selfsup.data.tokens import default_vocabulary, open_tokens
 from selfsup.errors import UserError
 
@@ -103,6 +104,14 @@ def test_ids_are_the_tokenizers_and_decode_to_the_text(kind: str, language: str,
 
 WRAPPED = "A line that was\nbroken thrice, \nnot more\r\noften.\n\nNext.\n \t\nLast.\r\n\r\nEnd.\n  an indented line\n"
 JOINED = "A line that was broken thrice, not more often.\n\nNext.\n \t\nLast.\r\n\r\nEnd.\n  an indented line\n"
+
+
+def test_a_tokenizer_that_two_have_open_is_one(tmp_path: Path):
+    train_tokenizer("char", 0, ["abc"]).save_pretrained(tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    train_tokenizer("char", 0, ["abcd"]).save_pretrained(tmp_path / "c")
+    first = open_tokenizer(tmp_path / "a")
+    assert open_tokenizer(tmp_path / "b") is first and len(open_tokenizer(tmp_path / "c")) == len(first) + 1
 
 
 @pytest.mark.parametrize("kind", ["byte", "char", "bpe"])

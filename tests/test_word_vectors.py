@@ -192,6 +192,19 @@ def test_what_is_learned_from_has_the_loss_that_is_written_out(method):
     assert learned["loss"].dtype == learned["epoch_loss"].dtype == torch.float64
 
 
+def test_a_small_step_goes_down_the_gradient_of_what_is_written_out(method):
+    made, batch, draw = objective(method=method, threads=1)
+    losses = made(batch, draw)
+    (losses["loss"] * losses["count"]).backward()
+    before = [weight.detach().clone() for weight in made.parameters()]
+    made.learn(batch, draw, 1e-4)
+    times = 3 if method == "cbow" else 1
+    for weight, old in zip(made.parameters(), before, strict=True):
+        assert weight.grad is not None
+        found = (old - weight.detach()) / (1e-4 * times)
+        assert (found - weight.grad).abs().max() < 0.02 * weight.grad.abs().max()
+
+
 def test_the_epochs_loss_is_the_mean_of_its_pairs():
     made, batch, draw = objective()
     first, second = made.learn(batch, draw, 0.1), made.learn(batch, draw, 0.1)
@@ -333,6 +346,27 @@ def test_words_in_like_places_are_near(run: Run):
     total = encoder.word("king") / encoder.word("king").norm() - encoder.word("cat") / encoder.word("cat").norm()
     first = near(run.folder, ["king", "-", "cat"], 1)[0]
     assert first.cosine == pytest.approx(float(F.cosine_similarity(total, encoder.word(first.word), dim=0)), abs=1e-5)
+
+
+def test_a_step_is_a_hundredth_of_the_text(tmp_path: Path):
+    """A short text needs no smaller --batch; resuming takes the one that was chosen."""
+    (tmp_path / "text.txt").write_text(SENTENCES * 20)  # 960 words
+    for row, batch in ((2, 3), (64, 1)):
+        recipe = selfsup.recipe("word2vec", data=f"{tmp_path}/text.txt", row=row, steps=2)
+        found = train(recipe, tmp_path / f"{row}", quiet=True)
+        assert recipe.optimizer.batch is None and found.recipe.optimizer.batch == batch
+        assert resume(found.folder, more=1, quiet=True).record["samples"] == 3 * batch
+    recipe = selfsup.recipe("word2vec", data=f"{tmp_path}/text.txt", steps=1, row=2, batch=17)
+    assert train(recipe, tmp_path / "own", quiet=True).recipe.optimizer.batch == 17
+
+
+def test_texts_are_looked_at_in_pieces(run: Run):
+    encoder = run.encoder()
+    assert isinstance(encoder, WordVectors)
+    texts = [" ".join(SENTENCES.split()[start : start + 5]) for start in range(10)] + ["", "unheard"]
+    with torch.no_grad():
+        at_once = encoder.vectors(texts)
+    assert torch.allclose(encoder.encode(texts, batch=3), at_once, atol=1e-6)
 
 
 def test_unseen_words_have_vectors_by_their_spelling(run: Run):

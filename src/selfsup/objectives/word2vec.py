@@ -10,8 +10,8 @@ many, `spans` (B, L, 2) where the context of each begins and stops, `noise` (B, 
 Exported: the encoder `text` (the table that asks; word2vec's text and binary formats, a static embedding for
 sentence-transformers).
 Differs from word2vec's program: the words of a block share their noise (`ops/word_blocks.py`), and change when the
-block is done; rows of text are read in random order; CBOW follows the gradient of the mean, at twice the rate (the
-program leaves out the division); a word of noise may be the answer itself.
+block is done; rows of text are read in random order; CBOW follows the gradient of the mean, at three times the rate
+(the program leaves out the division); a word of noise may be the answer itself.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from selfsup.recipes import STRICT, Budget, Count, Pace, Recipe, Share, WordBack
 from selfsup.word_vectors import WordVectors
 
 POWER = 0.75  # of the counts, in proportion to which noise is drawn
-CBOW = 2  # times the rate: the gradient of a mean is spread over its words
+CBOW = 3  # times the rate: the gradient of a mean is spread over its words
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -58,7 +58,7 @@ class Config:
     row: Count = 1024
     """Words that are read at a time."""
     shared: Count | None = None
-    """Words of noise that eight words in a row share, weighted so that they stand for --negatives; 16, for CBOW 8."""
+    """Words of noise that eight words in a row share, weighted so that they stand for --negatives; 24, for CBOW 8."""
     threads: Count | None = None
     """Threads that change the tables, without waiting for each other; as many as torch uses when not given."""
     deterministic: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
@@ -72,7 +72,7 @@ class Config:
     @property
     def drawn(self) -> int:
         """S, words of noise for a block."""
-        return self.shared or (8 if self.cbow else 16)
+        return self.shared or (8 if self.cbow else 24)
 
     def __post_init__(self) -> None:
         """Refuse threads without a core."""
@@ -243,7 +243,7 @@ def recipe() -> Recipe:
         config=Config(),
         data=WordData(source="sample:prose"),
         backbone=WordBackbone(),
-        optimizer=Pace(rate=0.05, warmup=0, schedule="linear"),
+        optimizer=Pace(rate=0.035, warmup=0, schedule="linear"),
         budget=Budget(epochs=5),
     )
 

@@ -10,13 +10,14 @@ from typing import Any, cast
 
 from llvmlite import ir
 from numba.core import cgutils, types
+from numba.core.errors import TypingError
 from numba.extending import intrinsic, models, register_model
 
 LANES = 8
 primitive = cast(Callable[[Callable[..., Any]], Any], intrinsic)  # who calls one leaves out its first argument
 VECTOR = ir.VectorType(ir.FloatType(), LANES)
-# A product and the sum that it goes to become one instruction where the processor has one.
-FLAGS = ("contract", "reassoc", "nnan", "nsz")
+# A product and the sum that it goes to become one instruction where the processor has one; the order is the caller's.
+FLAGS = ("contract",)
 
 
 class LanesType(types.Type):
@@ -37,12 +38,18 @@ class LanesModel(models.PrimitiveModel):
 lanes = LanesType()
 
 
-def _pointer(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+def _require_float32(array: Any) -> None:
+    """Refuse what would be read as other numbers than it holds."""
+    if array.dtype != types.float32:
+        raise TypingError(f"lanes are float32, not {array.dtype}")
+
+
+def _pointer(context: Any, builder: ir.IRBuilder, signature: Any, args: Any, kind: ir.Type = VECTOR) -> Any:
     """Where the eight numbers array[i, j], array[i, j + 1], ... lie; nobody checks that they do."""
     array = context.make_array(signature.args[0])(context, builder, args[0])
     place = [context.cast(builder, args[k], signature.args[k], types.intp) for k in (1, 2)]
     return builder.bitcast(
-        cgutils.get_item_pointer(context, builder, signature.args[0], array, place), VECTOR.as_pointer()
+        cgutils.get_item_pointer(context, builder, signature.args[0], array, place), kind.as_pointer()
     )
 
 
@@ -53,6 +60,7 @@ def load(typing: Any, array: Any, i: Any, j: Any) -> Any:
     def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         return builder.load(_pointer(context, builder, signature, args), align=4)
 
+    _require_float32(array)
     return lanes(array, i, j), build
 
 
@@ -64,7 +72,23 @@ def store(typing: Any, array: Any, i: Any, j: Any, value: Any) -> Any:
         builder.store(args[3], _pointer(context, builder, signature, args), align=4)
         return context.get_dummy_value()
 
+    _require_float32(array)
     return types.void(array, i, j, value), build
+
+
+@primitive
+def prefetch(typing: Any, array: Any, i: Any, j: Any) -> Any:
+    """Ask the memory for array[i, j], which will be read and written soon."""
+
+    def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        byte, number = ir.IntType(8), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte.as_pointer(), number, number, number])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        to_write, soon, data = number(1), number(3), number(1)
+        builder.call(function, [_pointer(context, builder, signature, args, byte), to_write, soon, data])
+        return context.get_dummy_value()
+
+    return types.void(array, i, j), build
 
 
 @primitive
@@ -101,4 +125,5 @@ def column(typing: Any, array: Any, j: Any) -> Any:
             vector = builder.insert_element(vector, number, ir.Constant(ir.IntType(32), row))
         return vector
 
+    _require_float32(array)
     return lanes(array, j), build

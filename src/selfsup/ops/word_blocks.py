@@ -19,10 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfsup.ops.compiled import compiled
-from selfsup.ops.lanes import LANES, column, load, madd, store, zero
+from selfsup.ops.lanes import LANES, column, load, madd, prefetch, store, zero
 from selfsup.ops.logistic import judge
 
 BLOCK = LANES  # words that share their noise and change together
+LINE = 16  # numbers that the memory gives at once
 
 
 @compiled
@@ -78,16 +79,25 @@ def _pull(g: NDArray, told: NDArray, gradient: NDArray) -> None:
 
 
 @compiled
-def _push(g: NDArray, asked: NDArray, told: NDArray) -> None:
-    """The gradient of u_k, the sum over c of g[k, c] h_c, takes the place of u_k."""
-    for d in range(0, asked.shape[1], LANES):
-        h0, h1, h2, h3 = load(asked, 0, d), load(asked, 1, d), load(asked, 2, d), load(asked, 3, d)
-        h4, h5, h6, h7 = load(asked, 4, d), load(asked, 5, d), load(asked, 6, d), load(asked, 7, d)
-        for k in range(len(told)):
-            even = madd(g[k, 4], h4, madd(g[k, 2], h2, madd(g[k, 0], h0, zero())))
-            odd = madd(g[k, 5], h5, madd(g[k, 3], h3, madd(g[k, 1], h1, zero())))
-            both = madd(np.float32(1), even, madd(g[k, 7], h7, odd))
-            store(told, k, d, madd(g[k, 6], h6, both))
+def _push(g: NDArray, asked: NDArray, table: NDArray, rows: NDArray, rate: float, rest: NDArray) -> None:
+    """One step of u_k of every row, whose gradient is the sum over c of g[k, c] h_c; `rest` is room for (1, 8)."""
+    width, step = table.shape[1], np.float32(-rate)
+    whole = width // LANES * LANES
+    for k in range(len(rows)):
+        row = rows[k]
+        g0, g1, g2, g3 = step * g[k, 0], step * g[k, 1], step * g[k, 2], step * g[k, 3]
+        g4, g5, g6, g7 = step * g[k, 4], step * g[k, 5], step * g[k, 6], step * g[k, 7]
+        for d in range(0, asked.shape[1], LANES):
+            even = madd(g4, load(asked, 4, d), madd(g2, load(asked, 2, d), madd(g0, load(asked, 0, d), zero())))
+            odd = madd(g5, load(asked, 5, d), madd(g3, load(asked, 3, d), madd(g1, load(asked, 1, d), zero())))
+            even, odd = madd(g6, load(asked, 6, d), even), madd(g7, load(asked, 7, d), odd)
+            both = madd(np.float32(1), even, odd)
+            if d < whole:
+                store(table, row, d, madd(np.float32(1), both, load(table, row, d)))
+            else:
+                store(rest, 0, 0, both)
+        for d in range(whole, width):
+            table[row, d] += rest[0, d - whole]
 
 
 @compiled
@@ -100,13 +110,17 @@ def _read(table: NDArray, rows: NDArray, found: NDArray) -> None:
 
 
 @compiled
-def _step(table: NDArray, rows: NDArray, gradient: NDArray, rate: float) -> None:
-    """One step of gradient descent of rows of a table."""
-    step = np.float32(rate)
-    for place in range(len(rows)):
-        row = rows[place]
-        for d in range(table.shape[1]):
-            table[row, d] -= step * gradient[place, d]
+def _prefetch(inputs: NDArray, outputs: NDArray, words: NDArray, noise: NDArray, block: int) -> None:
+    """Ask the memory for what a block will read, if there is one of this number, while another is being computed."""
+    start = block * BLOCK
+    if start >= len(words):
+        return
+    for d in range(0, inputs.shape[1], LINE):
+        for word in noise[block]:
+            prefetch(outputs, word, d)
+        for word in words[start : start + 2 * BLOCK]:  # more than its own: their contexts
+            prefetch(inputs, word, d)
+            prefetch(outputs, word, d)
 
 
 @compiled
@@ -222,7 +236,7 @@ def learn(  # noqa: PLR0913 - two tables, what is shown, and how to step
     turned, near = np.zeros((width, BLOCK), np.float32), np.zeros((around, width), np.float32)
     all_told, rows = np.zeros((most, width), np.float32), np.zeros(most, np.int32)
     answers, scales = np.zeros((most, BLOCK), np.float32), np.zeros((most, BLOCK), np.float32)
-    bits, loss, count = np.zeros(most * BLOCK, np.int32), 0.0, 0
+    rest, bits, loss, count = np.zeros((1, BLOCK), np.float32), np.zeros(most * BLOCK, np.int32), 0.0, 0
     for row in range(len(words)):
         for start in range(0, kept[row], BLOCK):
             span = spans[row, start : min(start + BLOCK, kept[row])]
@@ -234,6 +248,7 @@ def learn(  # noqa: PLR0913 - two tables, what is shown, and how to step
             whole = (used + 7) // 8 * 8  # what is behind the rows that are used weighs nothing
             told, x, scale = all_told[:whole], answers[:whole], scales[:whole]
             _read(outputs, rows[:used], told)
+            _prefetch(inputs, outputs, words[row, : kept[row]], noise[row], start // BLOCK + 1)
             if cbow:
                 _gather(inputs, parts, offsets, asking, near)
                 _means(span, start - left, left, near, asked)
@@ -245,8 +260,7 @@ def learn(  # noqa: PLR0913 - two tables, what is shown, and how to step
             if not rate:
                 continue
             _pull(x, told, gradient)
-            _push(x, asked, told)
-            _step(outputs, rows[:used], told, rate)
+            _push(x, asked, outputs, rows[:used], rate, rest)
             if cbow:
                 _spread(span, start - left, left, gradient, near)
                 _scatter(inputs, parts, offsets, asking, near, rate)
