@@ -539,7 +539,7 @@ def test_losses_in_vector_registers_equal_torchs():
     loss = (scale.abs() * F.softplus(sign * answers)).sum()
     loss.backward()
     mine = x.numpy().copy()
-    found = judge(mine, scale.numpy(), np.zeros(200, np.int32))
+    found = judge(mine, scale.numpy(), np.zeros(200, np.int32), 200)
     assert found == pytest.approx(float(loss.detach()), rel=1e-6)
     assert answers.grad is not None and np.abs(mine - answers.grad.numpy()).max() < 1e-6
-    assert judge(np.array([3e6], np.float32), np.ones(1, np.float32), np.zeros(1, np.int32)) == math.inf
+    assert judge(np.array([3e6], np.float32), np.ones(1, np.float32), np.zeros(1, np.int32), 1) == math.inf

@@ -21,7 +21,7 @@ from selfsup.encoder import ABOUT, Encoder
 from selfsup.errors import UserError
 from selfsup.nn.word_table import WordTable
 
-AT_ONCE = 256  # words that are looked at together, so that no second table is made
+AT_ONCE = 1024  # words that are looked at together, so that no second table is made
 RARE = 1e-3  # a of a / (a + p): what a word of probability p weighs in a sentence
 
 

@@ -40,6 +40,7 @@ from selfsup.recipes import STRICT, Budget, Count, Pace, Recipe, Share, WordBack
 from selfsup.word_vectors import WordVectors
 
 POWER = 0.75  # of the counts, in proportion to which noise is drawn
+PIECES = 4  # of a batch for each thread, so that one which is held up takes fewer
 CBOW = 3  # times the rate: the gradient of a mean is spread over its words
 
 
@@ -157,8 +158,9 @@ class Word2Vec(ClosedForm):
         shown = self._room(batch, draw)
         tables = self.inputs.weight.detach().numpy(), self.outputs.detach().numpy()
         apart = self.config.deterministic and threads > 1 and rate > 0
-        ends = [len(draw) * number // threads for number in range(threads + 1)]
-        copies = [(tables[0].copy(), tables[1].copy()) if apart else tables for _ in range(threads)]
+        pieces = threads if apart else min(PIECES * threads, len(draw))
+        ends = [len(draw) * number // pieces for number in range(pieces + 1)]
+        copies = [(tables[0].copy(), tables[1].copy()) if apart else tables for _ in range(pieces)]
 
         def work(start: int, stop: int, own: tuple[np.ndarray, np.ndarray]) -> tuple[float, int]:
             mine = {name: value[start:stop] for name, value in shown.items()}
@@ -170,7 +172,7 @@ class Word2Vec(ClosedForm):
             )  # fmt: skip
 
         parts = zip(ends[:-1], ends[1:], copies, strict=True)
-        found = side_by_side([partial(work, *part) for part in parts])
+        found = side_by_side([partial(work, *part) for part in parts], threads)
         if apart:
             together = self._together(rate, batch["tokens"].numel(), threads)
             for table, changed in zip(tables, zip(*copies, strict=True), strict=True):

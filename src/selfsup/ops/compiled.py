@@ -31,14 +31,23 @@ def _pool(process: int, threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads)
 
 
-def side_by_side(calls: Sequence[Callable[[], Result]]) -> list[Result]:
-    """What each call returns, made at the same time, the first in this thread.
+def side_by_side(calls: Sequence[Callable[[], Result]], threads: int) -> list[Result]:
+    """What each call returns. This thread makes them with others; whoever is free takes the next.
 
     They have to be kernels, or hardly more, which drop the interpreter lock; none may come here again.
     """
-    pool = _pool(os.getpid(), max(len(calls) - 1, 1))
-    others = [pool.submit(call) for call in calls[1:]]
-    return [calls[0](), *(each.result() for each in others)]
+    waiting, found = iter(range(len(calls))), dict[int, Result]()
+
+    def work() -> None:
+        for number in waiting:
+            found[number] = calls[number]()
+
+    pool = _pool(os.getpid(), max(threads - 1, 1))
+    others = [pool.submit(work) for _ in range(threads - 1)]
+    work()
+    for other in others:
+        other.result()  # an error in a thread is raised here
+    return [found[number] for number in range(len(calls))]
 
 
 def over_rows(work: Callable[[int, int], object], rows: int) -> None:

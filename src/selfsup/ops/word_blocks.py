@@ -27,11 +27,11 @@ LINE = 16  # numbers that the memory gives at once
 
 
 @compiled
-def _ask(asked: NDArray, turned: NDArray, told: NDArray, x: NDArray) -> None:
-    """x[k, c] = u_k . h_c, for eight rows u at a time; (K, W), (8, W) and (K, 8), `turned` is room for (W, 8)."""
+def _ask(asked: NDArray, turned: NDArray, told: NDArray, count: int, x: NDArray) -> None:
+    """x[k, c] = u_k . h_c, (K, 8), for `count` rows u, eight at a time; `turned` is room for (W, 8)."""
     for d in range(asked.shape[1]):
         store(turned, d, 0, column(asked, d))
-    for k in range(0, len(told), 8):
+    for k in range(0, count, 8):
         x0 = x1 = x2 = x3 = x4 = x5 = x6 = x7 = zero()
         for d in range(asked.shape[1]):
             h = load(turned, d, 0)
@@ -54,11 +54,11 @@ def _ask(asked: NDArray, turned: NDArray, told: NDArray, x: NDArray) -> None:
 
 
 @compiled
-def _pull(g: NDArray, told: NDArray, gradient: NDArray) -> None:
-    """The gradient of h_c is the sum over k of g[k, c] u_k."""
+def _pull(g: NDArray, told: NDArray, count: int, gradient: NDArray) -> None:
+    """gradient[c] = sum over k of g[k, c] u_k, for `count` rows u."""
     for d in range(0, told.shape[1], LANES):
         h0 = h1 = h2 = h3 = h4 = h5 = h6 = h7 = zero()
-        for k in range(len(told)):
+        for k in range(count):
             u = load(told, k, d)
             h0 = madd(g[k, 0], u, h0)
             h1 = madd(g[k, 1], u, h1)
@@ -79,11 +79,11 @@ def _pull(g: NDArray, told: NDArray, gradient: NDArray) -> None:
 
 
 @compiled
-def _push(g: NDArray, asked: NDArray, table: NDArray, rows: NDArray, rate: float, rest: NDArray) -> None:
-    """One step of u_k of every row, whose gradient is the sum over c of g[k, c] h_c; `rest` is room for (1, 8)."""
+def _push(g: NDArray, asked: NDArray, table: NDArray, rows: NDArray, count: int, rate: float, rest: NDArray) -> None:
+    """u_k -= rate times the sum over c of g[k, c] h_c, for `count` rows u of a table; `rest` is room for (1, 8)."""
     width, step = table.shape[1], np.float32(-rate)
     whole = width // LANES * LANES
-    for k in range(len(rows)):
+    for k in range(count):
         row = rows[k]
         g0, g1, g2, g3 = step * g[k, 0], step * g[k, 1], step * g[k, 2], step * g[k, 3]
         g4, g5, g6, g7 = step * g[k, 4], step * g[k, 5], step * g[k, 6], step * g[k, 7]
@@ -101,9 +101,9 @@ def _push(g: NDArray, asked: NDArray, table: NDArray, rows: NDArray, rate: float
 
 
 @compiled
-def _read(table: NDArray, rows: NDArray, found: NDArray) -> None:
-    """Copy rows of a table."""
-    for place in range(len(rows)):
+def _read(table: NDArray, rows: NDArray, count: int, found: NDArray) -> None:
+    """Copy `count` rows of a table."""
+    for place in range(count):
         row = rows[place]
         for d in range(table.shape[1]):
             found[place, d] = table[row, d]
@@ -127,6 +127,9 @@ def _prefetch(inputs: NDArray, outputs: NDArray, words: NDArray, noise: NDArray,
 def _gather(table: NDArray, parts: NDArray, offsets: NDArray, words: NDArray, found: NDArray) -> None:
     """Vectors of words: the sum of each one's rows in the table over the root of their number."""
     width = table.shape[1]
+    if len(parts) == len(offsets) - 1:  # every word has its own row and no other
+        _read(table, words, len(words), found)
+        return
     for place in range(len(words)):
         start, stop = offsets[words[place]], offsets[words[place] + 1]
         row, scale = parts[start], np.float32(1 / math.sqrt(stop - start))
@@ -154,33 +157,20 @@ def _scatter(
 
 
 @compiled
-def _means(span: NDArray, own: int, left: int, near: NDArray, asked: NDArray) -> None:
-    """CBOW: what asks for each word is the mean of its context."""
+def _mix(span: NDArray, own: int, left: int, mix: NDArray) -> None:
+    """CBOW: the (N, 8) weights with which the words around make what asks for each word, the mean of its context."""
+    mix[:] = 0
     for c in range(len(span)):
         first, last = span[c, 0] - left, span[c, 1] - left
-        scale = np.float32(1 / max(last - first - 1, 1))
-        for d in range(0, asked.shape[1], LANES):
-            total = zero()
-            for place in range(first, own + c):
-                total = madd(scale, load(near, place, d), total)
-            for place in range(own + c + 1, last):
-                total = madd(scale, load(near, place, d), total)
-            store(asked, c, d, total)
+        for place in range(first, last):
+            mix[place, c] = np.float32(1 / max(last - first - 1, 1))
+        mix[own + c, c] = 0
 
 
 @compiled
-def _spread(span: NDArray, own: int, left: int, gradient: NDArray, near: NDArray) -> None:
-    """CBOW: the gradient of a mean goes to what it is the mean of, in the place of that."""
-    near[: span[:, 1].max() - left] = 0
-    for c in range(len(span)):
-        first, last = span[c, 0] - left, span[c, 1] - left
-        scale = np.float32(1 / max(last - first - 1, 1))
-        for d in range(0, gradient.shape[1], LANES):
-            one = load(gradient, c, d)
-            for place in range(first, own + c):
-                store(near, place, d, madd(scale, one, load(near, place, d)))
-            for place in range(own + c + 1, last):
-                store(near, place, d, madd(scale, one, load(near, place, d)))
+def _room(rows: int, columns: int) -> NDArray:
+    """A table of zeros."""
+    return np.zeros((rows, columns), np.float32)
 
 
 @compiled
@@ -232,11 +222,11 @@ def learn(  # noqa: PLR0913 - two tables, what is shown, and how to step
     width = (inputs.shape[1] + LANES - 1) // LANES * LANES  # what lies behind a vector stays 0
     around = BLOCK + 2 * (spans[:, :, 1] - spans[:, :, 0]).max()  # a block and its context
     most = (around + noise.shape[2] + 7) // 8 * 8
-    asked, gradient = np.zeros((BLOCK, width), np.float32), np.zeros((BLOCK, width), np.float32)
-    turned, near = np.zeros((width, BLOCK), np.float32), np.zeros((around, width), np.float32)
-    all_told, rows = np.zeros((most, width), np.float32), np.zeros(most, np.int32)
-    answers, scales = np.zeros((most, BLOCK), np.float32), np.zeros((most, BLOCK), np.float32)
-    rest, bits, loss, count = np.zeros((1, BLOCK), np.float32), np.zeros(most * BLOCK, np.int32), 0.0, 0
+    asked, gradient, rest = _room(BLOCK, width), _room(BLOCK, width), _room(1, BLOCK)
+    turned, near, told = _room(width, BLOCK), _room(around, width), _room(most, width)
+    x, scale, mix = _room(most, BLOCK), _room(most, BLOCK), _room(around, BLOCK)
+    rows, places = np.zeros(most, np.int32), np.arange(around).astype(np.int32)
+    answers, scales, bits, loss, count = x.reshape(-1), scale.reshape(-1), np.zeros(x.size, np.int32), 0.0, 0
     for row in range(len(words)):
         for start in range(0, kept[row], BLOCK):
             span = spans[row, start : min(start + BLOCK, kept[row])]
@@ -246,24 +236,24 @@ def learn(  # noqa: PLR0913 - two tables, what is shown, and how to step
             first, used = len(targets), len(targets) + noise.shape[2]
             rows[:first], rows[first:used] = targets, noise[row, start // BLOCK]
             whole = (used + 7) // 8 * 8  # what is behind the rows that are used weighs nothing
-            told, x, scale = all_told[:whole], answers[:whole], scales[:whole]
-            _read(outputs, rows[:used], told)
+            _read(outputs, rows, used, told)
             _prefetch(inputs, outputs, words[row, : kept[row]], noise[row], start // BLOCK + 1)
+            _gather(inputs, parts, offsets, asking, near if cbow else asked)
             if cbow:
-                _gather(inputs, parts, offsets, asking, near)
-                _means(span, start - left, left, near, asked)
-            else:
-                _gather(inputs, parts, offsets, asking, asked)
+                _mix(span, start - left, left, mix)
+                _pull(mix, near, len(theirs), asked)
             count += _weigh(span, start - left, left, first, used, share, cbow, scale)
-            _ask(asked, turned, told, x)
-            loss += judge(x.reshape(whole * BLOCK), scale.reshape(whole * BLOCK), bits[: whole * BLOCK])
+            _ask(asked, turned, told, whole, x)
+            loss += judge(answers, scales, bits, whole * BLOCK)
             if not rate:
                 continue
-            _pull(x, told, gradient)
-            _push(x, asked, outputs, rows[:used], rate, rest)
+            _pull(x, told, whole, gradient)
+            _push(x, asked, outputs, rows, used, rate, rest)
+            if cbow and len(parts) == len(offsets) - 1:  # no word shares its row
+                _push(mix, gradient, inputs, theirs, len(theirs), rate, rest)
+                continue
             if cbow:
-                _spread(span, start - left, left, gradient, near)
-                _scatter(inputs, parts, offsets, asking, near, rate)
-            else:
-                _scatter(inputs, parts, offsets, asking, gradient, rate)
+                near[:] = 0
+                _push(mix, gradient, near, places, len(theirs), -1, rest)
+            _scatter(inputs, parts, offsets, asking, near if cbow else gradient, rate)
     return loss, count
