@@ -33,8 +33,8 @@ from selfsup.data.facts import TextFacts
 from selfsup.data.text import WindowReader
 from selfsup.data.token_store import TokenStore
 from selfsup.objective import Batch, ClosedForm, Draw, Losses, Need
-from selfsup.ops.compiled import side_by_side
-from selfsup.ops.word_blocks import BLOCK, learn
+from selfsup.ops.compiled import over_rows, side_by_side
+from selfsup.ops.word_blocks import BLOCK, add_changes, learn
 from selfsup.ops.word_contexts import alias, draw_noise, keep_chances, show
 from selfsup.recipes import STRICT, Budget, Count, Pace, Recipe, Share, WordBackbone, WordData
 from selfsup.word_vectors import WordVectors
@@ -160,9 +160,12 @@ class Word2Vec(ClosedForm):
         apart = self.config.deterministic and threads > 1 and rate > 0
         pieces = threads if apart else min(PIECES * threads, len(draw))
         ends = [len(draw) * number // pieces for number in range(pieces + 1)]
-        copies = [(tables[0].copy(), tables[1].copy()) if apart else tables for _ in range(pieces)]
+        copies = [np.empty((pieces, *table.shape), np.float32) for table in tables] if apart else []
 
-        def work(start: int, stop: int, own: tuple[np.ndarray, np.ndarray]) -> tuple[float, int]:
+        def work(piece: int, start: int, stop: int) -> tuple[float, int]:
+            for table, copy in zip(tables, copies, strict=apart):
+                copy[piece] = table
+            own = [copy[piece] for copy in copies] or tables
             mine = {name: value[start:stop] for name, value in shown.items()}
             self._show(mine)
             words, spans, kept, noise = (mine[name] for name in ("words", "spans", "kept", "noise"))
@@ -171,25 +174,23 @@ class Word2Vec(ClosedForm):
                 self.config.negatives / self.config.drawn, rate, self.config.cbow,
             )  # fmt: skip
 
-        parts = zip(ends[:-1], ends[1:], copies, strict=True)
+        parts = zip(range(pieces), ends[:-1], ends[1:], strict=True)
         found = side_by_side([partial(work, *part) for part in parts], threads)
         if apart:
             together = self._together(rate, batch["tokens"].numel(), threads)
-            for table, changed in zip(tables, zip(*copies, strict=True), strict=True):
-                change = np.sum([copy - table for copy in changed], 0)
-                change[: len(together)] *= together  # rows of n-grams, which come behind, are changed seldom
-                table += change
+            for table, copy in zip(tables, copies, strict=True):  # rows of n-grams are behind: they are changed seldom
+                over_rows(partial(add_changes, table, copy, together), len(table))
         return sum(loss for loss, _ in found), sum(told for _, told in found)
 
     def _together(self, rate: float, words: int, threads: int) -> np.ndarray:
-        """(V, 1): what the sum of the threads' changes of a row is multiplied with.
+        """(V,) float32: what the sum of the threads' changes of a row is multiplied with.
 
         Of a row that is seldom changed it is the sum. One that is changed often comes to rest in every thread, and the
         sum would carry it as far again beyond: with q what n changes leave of the way to go, T threads one after the
         other would leave q ** T, and the sum is cut to that.
         """
         q = np.exp(-rate / 4 * self.often.numpy() * words / threads)
-        return ((1 - q**threads) / np.maximum(1 - q, 1e-9) / threads)[:, None]
+        return ((1 - q**threads) / np.maximum(1 - q, 1e-9) / threads).astype(np.float32)
 
     def _losses(self, loss: float, told: int) -> Losses:
         """The mean, in float64."""

@@ -257,3 +257,25 @@ def learn(  # noqa: PLR0913 - two tables, what is shown, and how to step
                 _push(mix, gradient, near, places, len(theirs), -1, rest)
             _scatter(inputs, parts, offsets, asking, near if cbow else gradient, rate)
     return loss, count
+
+
+@compiled
+def add_changes(table: NDArray, copies: NDArray, weights: NDArray, start: int, stop: int) -> None:
+    """Rows of a table get the sum of what was changed in T copies of it.
+
+    Args:
+        table: (R, D) float32, as it was when it was copied.
+        copies: (T, R, D) float32.
+        weights: (V,) float32, what the sum is multiplied with; 1 for the rows behind.
+        start: first row.
+        stop: the one after the last.
+    """
+    change = np.zeros(table.shape[1], np.float32)
+    for row in range(start, stop):
+        change[:] = 0
+        for copy in copies:
+            for d in range(table.shape[1]):
+                change[d] += copy[row, d] - table[row, d]
+        weight = weights[row] if row < len(weights) else np.float32(1)
+        for d in range(table.shape[1]):
+            table[row, d] += weight * change[d]
