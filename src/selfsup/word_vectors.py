@@ -60,9 +60,9 @@ class WordVectors(Encoder):
     context = 32
     module: WordTable  # type: ignore[assignment]
 
-    def __init__(self, table: WordTable, tokenizer: PreTrainedTokenizerBase, counts: Tensor) -> None:
+    def __init__(self, table: WordTable, words: list[str], tokenizer: PreTrainedTokenizerBase, counts: Tensor) -> None:
         self.module, self.tokenizer, self.counts = table, tokenizer, counts  # type: ignore[override]
-        self.words, self.end = _words(tokenizer), end_id(tokenizer)
+        self.words, self.end = words, end_id(tokenizer)
         seen = counts.tolist()
         self.ids = {word: number for number, word in enumerate(self.words) if seen[number] and number != self.end}
         self._case: Case | None = case_of(tokenizer) if reads_words(tokenizer) else None
@@ -72,12 +72,13 @@ class WordVectors(Encoder):
         """A table with fresh weights for the tokenizer in a folder, which has the counts beside it."""
         tokenizer = open_tokenizer(folder)
         counts = torch.from_numpy(np.load(folder / COUNTS))
-        return cls(WordTable(_words(tokenizer), width, spelling, buckets), tokenizer, counts)
+        words = _words(tokenizer)
+        return cls(WordTable(words, width, spelling, buckets), words, tokenizer, counts)
 
     def with_counts(self, folder: Path) -> WordVectors:
         """The same vectors for other text: of each word the larger of its counts, there and here."""
         there = torch.from_numpy(np.load(folder / COUNTS))
-        return WordVectors(self.module, self.tokenizer, torch.maximum(self.counts, there))
+        return WordVectors(self.module, self.words, self.tokenizer, torch.maximum(self.counts, there))
 
     @property
     def width(self) -> int:
@@ -184,7 +185,7 @@ class WordVectors(Encoder):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             table = WordTable(self.words, self.width, self.module.spelling, self.module.buckets)
-        return WordVectors(table, self.tokenizer, self.counts)
+        return WordVectors(table, self.words, self.tokenizer, self.counts)
 
     def to(self, device: torch.device | str) -> WordVectors:
         """This encoder: a table is read where it is."""
