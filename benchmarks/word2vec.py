@@ -6,7 +6,7 @@
 The text is cut into sentences, one a line; gensim reads that file (`corpus_file`) with the number of workers that is
 fastest for it. Time is that of training: gensim's without its pass for the vocabulary, selfsup's without the store, but
 with its checkpoints and looks at held-out text. Both tables are judged by the same code: tests of words, and the loss
-on held-out text. The last three cases put selfsup beside itself with other settings.
+on held-out text. The last three cases put selfsup beside itself with another setting.
 """
 
 from __future__ import annotations

