@@ -83,7 +83,7 @@ def prefetch(typing: Any, array: Any, i: Any, j: Any) -> Any:
     def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         byte, number = ir.IntType(8), ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [byte.as_pointer(), number, number, number])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        function = builder.module.declare_intrinsic("llvm.prefetch", [byte.as_pointer()], kind)
         to_write, soon, data = number(1), number(3), number(1)
         builder.call(function, [_pointer(context, builder, signature, args, byte), to_write, soon, data])
         return context.get_dummy_value()
