@@ -226,9 +226,8 @@ def compare(method: str, asked: argparse.Namespace, folder: Path, words: int) ->
         assert isinstance(objective, Word2Vec)
         ours.append(judge.scores(objective))
         theirs.append(judge.of_gensim(pair["theirs"]))
-        say(
-            f"  seed {seed}: selfsup {seconds[0][-1]:.1f} s ({usual[-1]:.1f}) {ours[-1]}; gensim {seconds[1][-1]:.1f} s {theirs[-1]}"
-        )
+        mine, other = (f"{taken[-1]:.1f} s" for taken in seconds)
+        say(f"  seed {seed}: selfsup {mine} (usually {usual[-1]:.1f}) {ours[-1]}; gensim {other} {theirs[-1]}")
     about = abouts(words * asked.epochs, seconds, memory, (ours, theirs))
     recipe = Run(folder / f"{method}-{asked.seeds[0]}").record["recipe"]
     about[0] |= {"threads": torch.get_num_threads(), "settings": {**recipe["config"], **recipe["optimizer"]}}
