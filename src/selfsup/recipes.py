@@ -153,7 +153,7 @@ class Pace:
     """How large a step is, and how its rate falls."""
 
     batch: Count | None = None
-    """Rows in a step; a hundredth of them, but at most 64 for each core, when not given."""
+    """Rows in a step; a hundredth of them, but at most 256, when not given."""
     rate: Annotated[float, Field(gt=0)] = 1e-3
     """Peak learning rate, as it is: no rule scales it by the batch."""
     warmup: Share = 0.1

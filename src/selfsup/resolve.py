@@ -83,7 +83,7 @@ def resolve(recipe: Recipe, prepared: Prepared, device: torch.device, precision:
     recipe = replace(recipe, backbone=backbone, data=data, precision=precision)
     if recipe.optimizer.batch is None:
         rows = len(load_objective(recipe.objective).reader(recipe.config, prepared.train))
-        batch = min(max(rows // 100, 1), 64 * torch.get_num_threads())
+        batch = min(max(rows // 100, 1), 256)  # by the data alone: the same on every machine
         recipe = replace(recipe, optimizer=replace(recipe.optimizer, batch=batch))
     return recipe
 

@@ -163,9 +163,10 @@ class Word2Vec(ClosedForm):
         copies = [np.empty((pieces, *table.shape), np.float32) for table in tables] if apart else []
 
         def work(piece: int, start: int, stop: int) -> tuple[float, int]:
-            for table, copy in zip(tables, copies, strict=apart):
-                copy[piece] = table
-            own = [copy[piece] for copy in copies] or tables
+            own = tables
+            if apart:
+                own = copies[0][piece], copies[1][piece]
+                own[0][:], own[1][:] = tables
             mine = {name: value[start:stop] for name, value in shown.items()}
             self._show(mine)
             words, spans, kept, noise = (mine[name] for name in ("words", "spans", "kept", "noise"))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cache, partial
 from typing import Any, TypeVar
 
 import numba
@@ -44,7 +44,10 @@ def side_by_side(calls: Sequence[Callable[[], Result]], threads: int) -> list[Re
 
     pool = _pool(os.getpid(), max(threads - 1, 1))
     others = [pool.submit(work) for _ in range(threads - 1)]
-    work()
+    try:
+        work()
+    finally:
+        wait(others)
     for other in others:
         other.result()  # an error in a thread is raised here
     return [found[number] for number in range(len(calls))]
@@ -62,6 +65,4 @@ def over_rows(work: Callable[[int, int], object], rows: int) -> None:
         work(0, rows)
         return
     step = math.ceil(rows / (4 * threads))  # more slices than threads: a busy core takes fewer
-    pool = _pool(os.getpid(), threads)
-    for _ in pool.map(lambda start: work(start, min(start + step, rows)), range(0, rows, step)):
-        pass  # an error in a thread is raised here
+    side_by_side([partial(work, start, min(start + step, rows)) for start in range(0, rows, step)], threads)
