@@ -139,7 +139,7 @@ def test_width_must_be_a_multiple_of_the_heads() -> None:
 def test_encoder_ignores_padding_and_batch(objective: causal_lm.CausalLM) -> None:
     encoder = objective.encoders()["text"]
     texts = ["a", "a much longer text", "", "b"]
-    together = encoder.encode(texts, batch=4)
+    together = encoder.encode(texts)
     alone = torch.cat([encoder.encode([text]) for text in texts])
     assert torch.allclose(together, alone, atol=1e-5) and together.shape == (4, 32)
     assert [layer.shape for layer in encoder.layers(texts)] == [(4, 32)] * 2

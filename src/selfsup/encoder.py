@@ -29,11 +29,11 @@ class Encoder(ABC):
     module: nn.Module
 
     @abstractmethod
-    def encode(self, samples: Sequence, batch: int = 256) -> Tensor:
+    def encode(self, samples: Sequence) -> Tensor:
         """(N, D) float32 on the CPU: one vector a sample."""
 
     @abstractmethod
-    def layers(self, samples: Sequence, batch: int = 256) -> list[Tensor]:
+    def layers(self, samples: Sequence) -> list[Tensor]:
         """The same from the output of each block: (N, D_l) float32 on the CPU, first block first."""
 
     @abstractmethod

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -22,7 +25,8 @@ from transformers.utils.logging import disable_progress_bar
 from selfsup.data.tokenizer import Template, end_id, require_fast, with_template, without_template
 from selfsup.encoder import ABOUT, Encoder, evaluating
 from selfsup.errors import UserError
-from selfsup.ops.pooling import masked_mean
+from selfsup.nn.ragged import length_groups
+from selfsup.ops.pooling import Pool, pooled
 from selfsup.text_network import FUSED_GELU, HEADS, Family, Shape, fresh_network, save_network
 
 # What transformers' networks call their rates of dropout.
@@ -45,6 +49,34 @@ DROPOUTS = (
     "pooler_dropout",
 )
 FAR = 2048  # tokens that are read of a text where neither the network nor its tokenizer sets a limit
+WINDOW = 8192  # texts that are sorted by length at once
+TOKENS = (1 << 12, 1 << 16)  # that pass the network at once, on a CPU and elsewhere
+Role = Literal["query", "document"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a text becomes a vector.
+
+    Attributes:
+        pool: the mean of the states of all its tokens, or the state of the first, the class token.
+        normalize: whether the vector has the length 1.
+        query, document: what is put in front of a text in this role.
+    """
+
+    pool: Pool = "mean"
+    normalize: bool = False
+    query: str = ""
+    document: str = ""
+
+    def prompt(self, role: Role | None) -> str:
+        """What is put in front of a text."""
+        return {"query": self.query, "document": self.document, None: ""}[role]
+
+    def vector(self, states: Tensor, mask: Tensor) -> Tensor:
+        """(B, D) of last hidden states (B, L, D), of which (B, L) are of a text's own tokens."""
+        found = pooled(states, mask, self.pool)
+        return F.normalize(found, dim=-1) if self.normalize else found
 
 
 def looks_ahead(network: PreTrainedModel) -> bool:
@@ -72,18 +104,22 @@ def longest_text(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -
 
 
 class TextEncoder(Encoder):
-    """A transformers network with its tokenizer; the vector of a text is the mean of its last hidden states.
+    """A transformers network with its tokenizer.
 
     Attributes:
         model: the network with the head it was pretrained with, where it has one.
         tokenizer: of the network.
         context: tokens that are read; the rest of a longer text is cut off.
+        reading: how its last hidden states become a vector.
     """
 
     kind = "text"
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, context: int) -> None:
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, context: int, reading: Reading | None = None
+    ) -> None:
         self.model, self.tokenizer, self.context = model, tokenizer, context
+        self.reading = reading or Reading()
 
     @property
     def module(self) -> nn.Module:  # type: ignore[override]
@@ -147,64 +183,106 @@ class TextEncoder(Encoder):
             raise UserError(f"--context {context} is more than {name} can read; the most is {longest}")
         return cls(model, tokenizer, context or longest or FAR)
 
-    def _batches(self, samples: Sequence[str], batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """(B, L) ids and (B,) lengths of texts in order, each between the tokenizer's marks, if it has such.
+    def _tokens(self, samples: Sequence[str], role: Role | None) -> tuple[np.ndarray, np.ndarray]:
+        """(all,) ids of texts one after the other, each between the tokenizer's marks, if it has any, and (B,) lengths.
 
-        They are padded with the end token; an empty text is one end token.
+        An empty text is one end token.
         """
-        end, marks = end_id(self.tokenizer), Template.of(self.tokenizer)
+        end, marks, prompt = end_id(self.tokenizer), Template.of(self.tokenizer), self.reading.prompt(role)
         room = self.context - len(marks.start) - len(marks.stop)
-        for start in range(0, len(samples), batch):
-            texts = list(samples[start : start + batch])
-            rows = self.tokenizer(texts, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
-            cut = [[*marks.start, *(ids[:room] or [end]), *marks.stop] for ids in rows]
-            length = torch.tensor([len(ids) for ids in cut])
-            padded = torch.full((len(cut), int(length.max())), end)
-            for row, ids in zip(padded, cut, strict=True):
-                row[: len(ids)] = torch.tensor(ids)
-            yield padded.to(self.device), length.to(self.device)
+        backend: Any = self.tokenizer.backend_tokenizer  # type: ignore[attr-defined]
+        backend.no_truncation()  # as its folder may have it
+        backend.no_padding()
+        texts = [prompt + text for text in samples] if prompt else list(samples)
+        found = backend.encode_batch_fast(texts, add_special_tokens=False)
+        rows = [[*marks.start, *(one.ids[:room] or [end]), *marks.stop] for one in found]
+        return np.concatenate([np.array(row, np.int64) for row in rows]), np.array([len(row) for row in rows], np.int64)
 
-    def _pooled(self, samples: Sequence[str], batch: int, pick: Callable[[Any], Sequence[Tensor]]) -> list[Tensor]:
-        """Mean over each text's own tokens of the hidden states that `pick` takes from the network's output."""
-        found: list[list[Tensor]] = []
+    def _batches(
+        self, samples: Sequence[str], role: Role | None, most: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Numbers (n,) of some texts, their ids (n, L), and (n, L) which of these are theirs; see `_tokens`.
+
+        Texts of about equal length are together, so that there is little padding, with the end token.
+        """
+        for start in range(0, len(samples), WINDOW):
+            flat, sizes = map(torch.from_numpy, self._tokens(samples[start : start + WINDOW], role))
+            begins = sizes.cumsum(0) - sizes
+            for rows in length_groups(sizes, most):
+                place = torch.arange(int(sizes[rows[0]]))
+                inside = place < sizes[rows, None]
+                ids = flat[(begins[rows, None] + place).clamp(max=len(flat) - 1)]
+                ids = ids.where(inside, end_id(self.tokenizer))
+                yield start + rows, ids.to(self.device), inside.to(self.device)
+
+    def _states(self, ids: Tensor, inside: Tensor, layers: bool = False) -> Any:  # noqa: ANN401 - transformers' output
+        """What the network says of a batch; without a mask, where none is needed, attention has its fastest kernel."""
+        mask = None if bool(inside.all()) else inside.long()
+        return self.module(ids, attention_mask=mask, output_hidden_states=layers, use_cache=False)
+
+    def _pooled(
+        self, samples: Sequence[str], role: Role | None, pick: Callable[[Any, Tensor], Sequence[Tensor]],
+        layers: bool = False,
+    ) -> list[Tensor]:  # fmt: skip
+        """What `pick` makes of each batch's output, in the order of the texts, on the CPU."""
+        found: list[Tensor] = []
         with evaluating(self.module):
-            for ids, length in self._batches(samples, batch):
-                mask = torch.arange(ids.shape[1], device=ids.device) < length[:, None]
-                output = self.module(ids, attention_mask=mask.long(), output_hidden_states=True, use_cache=False)
-                found.append([masked_mean(states.float(), mask).cpu() for states in pick(output)])
-        return [torch.cat(parts) for parts in zip(*found, strict=True)]
+            for rows, ids, inside in self._batches(samples, role, TOKENS[self.device.type != "cpu"]):
+                some = pick(self._states(ids, inside, layers), inside)
+                found = found or [torch.empty(len(samples), one.shape[1]) for one in some]
+                for whole, one in zip(found, some, strict=True):
+                    whole[rows] = one.cpu()
+        return found
 
-    def encode(self, samples: Sequence[str], batch: int = 64) -> Tensor:
-        """(N, D) float32 on the CPU."""
-        return self._pooled(samples, batch, lambda output: [output.last_hidden_state])[0]
+    def encode(self, samples: Sequence[str], role: Role | None = None) -> Tensor:
+        """(N, D) float32 on the CPU, the same for a text whatever others there are, up to rounding.
+
+        Args:
+            samples: N texts.
+            role: what the texts are, for an encoder that puts something in front of these.
+        """
+        if not len(samples):
+            return torch.empty(0, int(self.model.config.hidden_size))
+        return self._pooled(
+            samples, role, lambda output, inside: [self.reading.vector(output.last_hidden_state.float(), inside)]
+        )[0]
 
     def vectors(self, samples: Sequence[str]) -> Tensor:
         """(B, D) with gradients."""
-        ids, length = next(self._batches(samples, len(samples)))
-        mask = torch.arange(ids.shape[1], device=ids.device) < length[:, None]
-        return masked_mean(self.module(ids, attention_mask=mask.long(), use_cache=False).last_hidden_state, mask)
+        parts = [
+            (rows, self.reading.vector(self._states(ids, inside).last_hidden_state, inside))
+            for rows, ids, inside in self._batches(samples, None)
+        ]
+        order = torch.cat([rows for rows, _ in parts]).argsort()
+        return torch.cat([part for _, part in parts])[order.to(self.device)]
 
     def fresh(self, seed: int) -> TextEncoder:
         """The same network with new random weights."""
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = AutoModel.from_config(self.model.config)
-        return TextEncoder(model, self.tokenizer, self.context)
+        return TextEncoder(model, self.tokenizer, self.context, self.reading)
 
-    def layers(self, samples: Sequence[str], batch: int = 64) -> list[Tensor]:
+    def layers(self, samples: Sequence[str]) -> list[Tensor]:
         """(N, D) float32 on the CPU after each block."""
-        return self._pooled(samples, batch, lambda output: output.hidden_states[1:])
+        return self._pooled(
+            samples, None,
+            lambda output, inside: [self.reading.vector(states.float(), inside) for states in output.hidden_states[1:]],
+            layers=True,
+        )  # fmt: skip
 
     def save(self, folder: Path) -> None:
         """Write a folder that `AutoModel` and `AutoTokenizer` load."""
         assert isinstance(self.module, PreTrainedModel)
         save_network(self.module, AutoModel, folder)
         self.tokenizer.save_pretrained(folder)
-        (folder / ABOUT).write_text(json.dumps({"encoder": "text", "context": self.context}, indent=2))
+        about = {"encoder": "text", "context": self.context, "reading": asdict(self.reading)}
+        (folder / ABOUT).write_text(json.dumps(about, indent=2))
 
     @classmethod
     def load(cls, folder: Path) -> TextEncoder:
         """The inverse of `save`."""
         disable_progress_bar()
         record = json.loads((folder / ABOUT).read_text())
-        return cls(AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder), record["context"])
+        reading = Reading(**record.get("reading", {}))  # older runs have none
+        return cls(AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder), record["context"], reading)

@@ -39,19 +39,22 @@ def marked(
     return row, length, (part > 2).long()
 
 
-def length_groups(length: Tensor) -> list[Tensor]:
+def length_groups(length: Tensor, most: int | None = None) -> list[Tensor]:
     """Row numbers by length, longest first, in groups of about equal length.
 
     A group ends before a row shorter than `SHORTEST` of its longest, once it holds `LEAST` tokens.
 
     Args:
         length: (N,) tokens in each row.
+        most: tokens of a group, padding included, unless it is of one row; any number when None.
     """
     order = torch.argsort(length, descending=True, stable=True)
     sizes = length[order].tolist()
     cuts, start = [], 0
     for place, size in enumerate(sizes):
-        if size < SHORTEST * sizes[start] and (place - start) * sizes[start] >= LEAST:
+        held = (place - start) * sizes[start]
+        full = most is not None and place > start and held + sizes[start] > most
+        if full or (size < SHORTEST * sizes[start] and held >= LEAST):
             cuts.append(place - start)
             start = place
     return list(order.split([*cuts, len(sizes) - start]))
