@@ -27,7 +27,7 @@ LAYERS = [
         "objectives",
         "run runtime cost",
         "exports eval predict word_files restoration embedding classify shots prompting search pictures report",
-        "checks loop steps",
+        "checks loop steps mining",
         "planning summary training audit compare mine",
         "cli parse verbs uses tables __main__",
     )

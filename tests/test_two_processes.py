@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from contract.case import BY_GRADIENT, FAMILIES, differing, in_float64, load_case
+from contract.case import BY_GRADIENT, FAMILIES, Case, differing, in_float64, load_case
 from contract.processes import join, start, start_group
 from selfsup import training as verbs
 from selfsup.nn.norm import has_batch_statistics
@@ -18,8 +18,10 @@ from selfsup.planning import make_plan
 from selfsup.run import Run
 from selfsup.runtime import Runtime
 from selfsup.training import resume, train
+from text_pairs import made_up, pair_case
 
 STEPS = 3
+PAIRS = [(0, None), (0, 64), (1, 64), (4, None), (4, 64)]  # hard negatives, and tokens in a chunk
 
 
 def work(folder: Path) -> None:
@@ -28,8 +30,12 @@ def work(folder: Path) -> None:
     for name in BY_GRADIENT:
         objective = load_case(name).objective()
         micros = [1] if objective.couples_rows or has_batch_statistics(objective) else [1, 2]
-        found = {micro: three_steps(name, micro, runtime) for micro in micros}
+        found = {micro: three_steps(load_case(name), micro, runtime) for micro in micros}
         torch.save(found, folder / f"{name}-{runtime.world}-{runtime.rank}.pt")
+    for negatives, chunk in PAIRS:
+        case = pair_case(made_up(64, negatives), chunk=chunk, sides="both", mine_every=2, mine_rule="none")
+        found = three_steps(case, 1, runtime)
+        torch.save(found, folder / f"{negatives}-{chunk}-{runtime.world}-{runtime.rank}.pt")
     verbs.report = lambda *_: None  # type: ignore[assignment]
     end, last = Runtime.end, FAMILIES[-1]
     for name in FAMILIES:  # a finished run leaves the group; here the next one still needs it
@@ -37,9 +43,8 @@ def work(folder: Path) -> None:
         train(load_case(name).run_recipe(6, save_every=3), folder / f"{name}-{runtime.world}", quiet=True)
 
 
-def three_steps(name: str, micro: int, runtime: Runtime) -> dict[str, Any]:
+def three_steps(case: Case, micro: int, runtime: Runtime) -> dict[str, Any]:
     """Losses and weights; the objective computes on this process's share of the rows."""
-    case = load_case(name)
     training = case.training_of(in_float64(case.objective()), runtime, micro=micro)
     terms: list[torch.Tensor] = []
 
@@ -76,6 +81,16 @@ def test_two_processes_equal_one(folder: Path, name: str):
         for lines in zip(one[micro]["metrics"], first[micro]["metrics"], strict=True):
             shared = lines[0].keys() - {"trivial"}
             assert [lines[0][key] for key in shared] == pytest.approx([lines[1][key] for key in shared], rel=1e-4)
+
+
+@pytest.mark.parametrize(("negatives", "chunk"), PAIRS)
+def test_pairs_of_two_processes_equal_one(folder: Path, negatives: int, chunk: int | None):
+    """With hard negatives, mined ones from the third step on, and chunks."""
+    one, first, second = (torch.load(folder / f"{negatives}-{chunk}-{which}.pt") for which in ("1-0", "2-0", "2-1"))
+    assert torch.allclose(one["losses"], first["losses"], rtol=0, atol=1e-9)
+    for place, weight in one["weights"].items():
+        assert torch.allclose(weight, first["weights"][place], rtol=0, atol=1e-9), place
+    assert differing(dict(first["weights"]), dict(second["weights"])) == []
 
 
 @pytest.mark.parametrize("name", BY_GRADIENT)

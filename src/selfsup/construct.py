@@ -37,6 +37,8 @@ def fresh_encoder(need: Need, backbone: Backbone, facts: Facts, tokenizer: Path 
         return WordVectors.create(tokenizer, backbone.width or 100, backbone.ngrams, backbone.buckets)
     assert isinstance(backbone, TextBackbone) and need.context is not None and need.family != "image"
     ready = AutoTokenizer.from_pretrained(str(tokenizer))
+    if need.family == "text":
+        return TextEncoder.create("encoder", ready, need.context, shape_of(backbone)).without_head()
     return TextEncoder.create(need.family, ready, need.context, shape_of(backbone))
 
 
@@ -64,13 +66,14 @@ def started_encoder(
             raise UserError(f"--init {place}: a {vectors.kind} network has no word vectors; give a run of word2vec")
         return vectors if tokenizer is None else vectors.with_counts(tokenizer)
     if need.family != "image":
-        head = HEADS[need.family][1]
+        family = None if need.family == "text" else need.family
+        head = HEADS[family][1] if family else name
         folder = path / "model" / head if (path / "run.json").exists() else path
         if not path.exists() and not place.startswith("hf:"):  # a mistyped path must not go to the network
             raise UserError(f"--init {place}: no such run or folder; for pretrained weights type hf:ID")
         if path.exists() and not folder.exists():
             raise UserError(f"--init {place}: a run whose model has no {head!r} cannot start this objective")
-        return TextEncoder.from_hub(str(folder) if path.exists() else place, need.family, need.context, dropout)
+        return TextEncoder.from_hub(str(folder) if path.exists() else place, family, need.context, dropout)
     encoder = load_encoder(place, name if (path / "run.json").exists() else None)
     if not isinstance(encoder, ImageEncoder) or not isinstance(facts, ImageFacts):
         raise UserError(f"--init {place}: a {encoder.kind} encoder cannot start one for {need.family}")

@@ -21,6 +21,7 @@ from selfsup.data.loader import batches
 from selfsup.data.order import Order
 from selfsup.data.reader import Batch, Reader
 from selfsup.errors import UserError
+from selfsup.mining import Mining
 from selfsup.objective import Objective, scalars
 from selfsup.optim import Plan
 from selfsup.progress import Progress
@@ -38,23 +39,27 @@ class Training:
         self.objective, self.reader, self.recipe, self.runtime = objective, reader, recipe, runtime
         objective.train()  # a pretrained network comes in eval mode
         self.steps = steps_of(objective, recipe, runtime)
+        self.mining = Mining(objective, reader, recipe, runtime)
         self.saved = "none yet"  # the last checkpoint, for who has to name it
         self.order = Order(len(reader), batch_of(recipe), recipe.seed, runtime.world, runtime.rank, self.steps.micro)
 
     def state(self) -> dict[str, Any]:
         """Everything that a resumed run needs; all other state is a function of the step."""
-        return {"objective": self.objective.state_dict(), **self.steps.state()}
+        return {"objective": self.objective.state_dict(), **self.steps.state(), **self.mining.state()}
 
     def load(self, state: dict[str, Any]) -> None:
         """Go back to a state."""
         self.objective.load_state_dict(state["objective"])
         self.steps.load(state)
+        self.mining.load(state)
 
     def read(self, start: int, stop: int) -> Iterator[list[tuple[Batch, Draw]]]:
-        """The micro-batches of each step."""
-        stream = batches(self.reader, self.order.parts(start, stop), self.recipe.seed, self.recipe.data.workers or 0)
-        for _ in range(start, stop):
-            yield [next(stream) for _ in range(self.order.micro)]
+        """The micro-batches of each step; none is read before the companions of its step are known."""
+        workers = self.recipe.data.workers or 0
+        for first, end, companions in self.mining.stretches(start, stop):
+            stream = batches(self.reader, self.order.parts(first, end), self.recipe.seed, workers, companions)
+            for _ in range(first, end):
+                yield [next(stream) for _ in range(self.order.micro)]
 
     def step(self, step: int, parts: list[tuple[Batch, Draw]], plan: Plan) -> dict[str, float]:
         """One step of the optimizer; loss and metrics over all micro-batches and processes."""
@@ -131,7 +136,7 @@ class Training:
             Stopped: a signal came; the run has saved itself.
             UserError: the loss is not finite, or the disk is full.
         """
-        watch, main = self.recipe.watch, self.runtime.main
+        watch, main, self.mining.run = self.recipe.watch, self.runtime.main, run
         often = max((plan.stop - plan.start) // 10, 1)
         check, save = watch.check_every or often, watch.save_every or often
         quarter = start + max((plan.stop - start) // 4, 1)
@@ -141,7 +146,7 @@ class Training:
             for step, parts in enumerate(self.read(start, plan.stop), start):
                 got = time.perf_counter()
                 metrics = self.step(step, parts, plan)
-                waited, worked = waited + got - asked, worked + time.perf_counter() - asked
+                waited, worked = waited + got - asked - self.mining.taken(), worked + time.perf_counter() - asked
                 done, pace = step + 1, worked / (step + 1 - start)
                 stop = bool(self.runtime.total(torch.tensor(len(caught), device=self.runtime.device)))
                 late = done == quarter and self.runtime.same(pace * (plan.stop - start) > 1.15 * deadline)

@@ -56,9 +56,11 @@ class Objective(nn.Module, ABC):
 
     Attributes:
         couples_rows: the loss compares rows, so a batch cannot be split into micro-batches.
+        mine_every: steps after which the companions of all rows are mined anew; None where rows have none.
     """
 
     couples_rows: bool
+    mine_every: int | None = None
 
     @abstractmethod
     def views(self, batch: Batch, draw: Draw) -> Batch:
@@ -83,6 +85,14 @@ class Objective(nn.Module, ABC):
 
     def after_step(self, progress: float) -> None:
         """Called after each step with steps done / planned; what `forward` needs of it is kept in buffers."""
+
+    def marks(self, batch: Batch, draw: Draw) -> Batch:
+        """What mining has to know of each row, (B, ...) each; called in eval mode without gradients."""
+        raise NotImplementedError
+
+    def companions(self, marks: Batch) -> tuple[Tensor, dict[str, float]]:
+        """(N, K) companions of every row from the marks of all, -1 for none; and about them, `cosine` for one."""
+        raise NotImplementedError
 
     def limits(self) -> Mapping[str, Limit]:
         """Ranges of settings, the objective's own or the optimizer's, outside of which `doctor` warns; none by default.
@@ -115,15 +125,15 @@ class Need:
     """An encoder that an objective asks for.
 
     Attributes:
-        family: `image` (a timm network), `decoder` (a causal transformer), `encoder` (one that looks both ways) or
-            `words` (a table of vectors).
+        family: `image` (a timm network), `decoder` (a causal transformer), `encoder` (one that looks both ways), `text`
+            (either, without its head) or `words` (a table of vectors).
         context: tokens that a text network must be able to read.
         transformer: whether the dial gives a vision transformer for pictures, in place of a convolutional network.
         pool: what a fresh vision transformer's vector is: its class token, or the mean of its patches.
         sizes: whether a vision transformer is shown pictures of several sizes.
     """
 
-    family: Literal["image", "decoder", "encoder", "words"]
+    family: Literal["image", "decoder", "encoder", "text", "words"]
     context: int | None = None
     transformer: bool = False
     pool: Literal["token", "mean"] = "token"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from selfsup.data.facts import Facts, ImageFacts, TextFacts
+from selfsup.data.pair_store import open_pairs
+from selfsup.data.pairs import Prompts, has_pairs
 from selfsup.data.part import Part, label_column
 from selfsup.data.pixels import PixelStore, open_pixels, probe_sizes
 from selfsup.data.source import Data, Source, open_source
@@ -17,7 +19,7 @@ from selfsup.data.tokens import open_tokens
 from selfsup.data.word_tokenizer import WordRules
 from selfsup.errors import UserError
 from selfsup.progress import Progress
-from selfsup.recipes import ImageData, TextData, WordData
+from selfsup.recipes import ImageData, PairData, TextData, WordData
 
 Store = PixelStore | TokenStore
 HELD_OUT = 20  # one picture in so many, by its content
@@ -93,13 +95,40 @@ def prepare_text(source: Source, data: TextData, progress: Progress) -> Prepared
         source.parts["train"], own, data.tokenizer, data.vocabulary, cache_root(data.cache), progress.part, data.lines,
         rules,
     )  # fmt: skip
-    mask = train.tokenizer.mask_token_id
-    facts = TextFacts(
-        rows=len(train.offsets) - 1, tokens=len(train), vocabulary=len(train.tokenizer),
-        tokenizer=data.tokenizer if data.tokenizer in OWN else "given",
-        mask=mask if isinstance(mask, int) else None, content=train.digest(),
-    )  # fmt: skip
+    facts = text_facts(train, len(train.offsets) - 1, data.tokenizer)
     return Prepared(train, held_out if len(held_out) > 1 else None, facts)
+
+
+def text_facts(store: TokenStore, rows: int, tokenizer: str) -> TextFacts:
+    """What is known of prepared text."""
+    mask = store.tokenizer.mask_token_id
+    return TextFacts(
+        rows=rows, tokens=len(store), vocabulary=len(store.tokenizer),
+        tokenizer=tokenizer if tokenizer in OWN else "given", mask=mask if isinstance(mask, int) else None,
+        content=store.digest(),
+    )  # fmt: skip
+
+
+def prepare_pairs(source: Source, data: PairData, progress: Progress) -> Prepared:
+    """The pairs of a source as tokens, or its plain text."""
+    part = source.parts["train"]
+    kind = data.pairs or ("columns" if has_pairs(part.table) else "text")
+    prompts = Prompts(data.query_prompt, data.document_prompt)
+    if kind == "text" and prompts != Prompts():
+        raise UserError("--query-prompt and --document-prompt are for pairs, --pairs columns or title; drop them")
+    if kind == "text":
+        return prepare_text(source, data, progress)
+    for column in ("query", "positive") if kind == "columns" else ("text",):
+        source.require(column)
+    own = next((source.parts[name] for name in ("valid", "test") if name in source.parts), None)
+    train, held_out = open_pairs(
+        part, own, kind, prompts, data.tokenizer, data.vocabulary, data.lines, cache_root(data.cache), progress.part
+    )
+    facts = replace(
+        text_facts(train, len(train.rows), data.tokenizer), query_prompt=prompts.query,
+        document_prompt=prompts.document, plain=False,
+    )  # fmt: skip
+    return Prepared(train, held_out, facts)
 
 
 def prepare(settings: ImageData | TextData, data: Data | None, gpu: bool, progress: Progress) -> Prepared:
@@ -114,4 +143,6 @@ def prepare(settings: ImageData | TextData, data: Data | None, gpu: bool, progre
     source = open_source(settings.source if data is None else data, columns_of(settings.columns), settings.cache)
     if isinstance(settings, ImageData):
         return prepare_pictures(source, settings, gpu, progress)
+    if isinstance(settings, PairData):
+        return prepare_pairs(source, settings, progress)
     return prepare_text(source, settings, progress)

@@ -77,6 +77,19 @@ class WordData(TextData):
 
 
 @validated(frozen=True, kw_only=True, config=STRICT)
+class PairData(TextData):
+    """Texts that belong together, or plain text, and how they are prepared."""
+
+    pairs: Literal["columns", "title", "text"] | None = None
+    """What a row is: `columns` query and positive, the first line of a document and the rest (`title`), or a plain
+    `text`, which --views makes two of; columns where they are there, else text, when not given."""
+    query_prompt: str = ""
+    """What is put in front of queries, in training and ever after."""
+    document_prompt: str = ""
+    """What is put in front of positives and negatives."""
+
+
+@validated(frozen=True, kw_only=True, config=STRICT)
 class ImageBackbone:
     """The picture encoder."""
 

@@ -122,6 +122,17 @@ class TextEncoder(Encoder):
         self.reading = reading or Reading()
 
     @property
+    def width(self) -> int:
+        """Numbers in a vector."""
+        return int(self.model.config.hidden_size)
+
+    def without_head(self) -> TextEncoder:
+        """The same network without the head it was pretrained with."""
+        body = self.module
+        assert isinstance(body, PreTrainedModel)
+        return TextEncoder(body, self.tokenizer, self.context, self.reading)
+
+    @property
     def module(self) -> nn.Module:  # type: ignore[override]
         """The network without its head."""
         return self.model.base_model
@@ -242,7 +253,7 @@ class TextEncoder(Encoder):
             role: what the texts are, for an encoder that puts something in front of these.
         """
         if not len(samples):
-            return torch.empty(0, int(self.model.config.hidden_size))
+            return torch.empty(0, self.width)
         return self._pooled(
             samples, role, lambda output, inside: [self.reading.vector(output.last_hidden_state.float(), inside)]
         )[0]

@@ -87,7 +87,8 @@ def wanted(run: Run, name: str) -> dict[str, torch.Tensor]:
             return {"logits": predictor.network(**given).logits}
     encoder = objective.encoders()[name]
     if isinstance(encoder, TextEncoder):
-        return {"hidden": encoder.encode([TEXT])}
+        plain = TextEncoder(encoder.model, encoder.tokenizer, encoder.context)  # the code gives hidden states alone
+        return {"hidden": plain.encode([TEXT])}
     assert isinstance(encoder, ImageEncoder), f"say here what {name} should give"
     return {"features": encoder.encode(pictures(encoder))}
 

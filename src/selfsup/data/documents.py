@@ -102,6 +102,16 @@ def documents(table: Dataset, bad: list[tuple[int, str, str]]) -> Iterator[Block
             yield Block(row, "", True, bool(held_out))
 
 
+def whole_documents(table: Dataset, bad: list[tuple[int, str, str]]) -> Iterator[str]:
+    """The text of every row in order; what cannot be read ends where it breaks, see `documents`."""
+    text = ""
+    for block in documents(table, bad):
+        text += block.text
+        if block.last:
+            yield text
+            text = ""
+
+
 def how_to_split(table: Dataset) -> str:
     """`documents` where both sides of the split by content get some, else `end`: a lone document, or very few."""
     sides = set()

@@ -39,6 +39,9 @@ class TextFacts:
         tokenizer: how it was made, `byte`, `char` or `bpe`; `given` for a ready one.
         mask: id of the token that hides another; None where the tokenizer has none.
         content: digest of the training tokens, so that a resumed run notices other ones.
+        query_prompt: what stands in front of queries, in data of pairs.
+        document_prompt: what stands in front of the other texts.
+        plain: whether rows are plain texts, of which pairs are yet to be made.
     """
 
     rows: int
@@ -47,6 +50,9 @@ class TextFacts:
     tokenizer: str
     mask: int | None = None
     content: str = ""
+    query_prompt: str = ""
+    document_prompt: str = ""
+    plain: bool = True
     kind: str = "text"
 
 

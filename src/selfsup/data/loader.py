@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from selfsup.data.draw import Draw
-from selfsup.data.reader import Batch, Reader
+from selfsup.data.reader import Batch, Companions, Reader
 from selfsup.errors import UserError
 
 Item = TypeVar("Item")
@@ -20,13 +20,13 @@ Rows = tuple[int, np.ndarray]  # epoch and row numbers of a batch
 class _Batches(Dataset):
     """Whole batches by (epoch, rows)."""
 
-    def __init__(self, reader: Reader, seed: int) -> None:
-        self.reader, self.seed = reader, seed
+    def __init__(self, reader: Reader, seed: int, companions: Companions | None) -> None:
+        self.reader, self.seed, self.companions = reader, seed, companions
 
     def __getitem__(self, index: Rows) -> tuple[Batch, Draw]:
         epoch, rows = index
         draw = Draw(self.seed, epoch, torch.from_numpy(np.asarray(rows, np.int64)))
-        return self.reader.gather(draw), draw
+        return self.reader.gather(draw, self.companions), draw
 
 
 class _Order(Sampler):
@@ -49,7 +49,9 @@ def _one_thread(worker: int) -> None:
     torch.set_num_threads(1)
 
 
-def batches(reader: Reader, order: Iterable[Rows], seed: int, workers: int = 0) -> Iterator[tuple[Batch, Draw]]:
+def batches(
+    reader: Reader, order: Iterable[Rows], seed: int, workers: int = 0, companions: Companions | None = None
+) -> Iterator[tuple[Batch, Draw]]:
     """(raw batch, its draw) for each (epoch, rows) of an order, in that order.
 
     Args:
@@ -57,9 +59,10 @@ def batches(reader: Reader, order: Iterable[Rows], seed: int, workers: int = 0) 
         order: what to read.
         seed: of the draws.
         workers: processes that read ahead; 0 reads in this one. The batches are the same.
+        companions: other rows that belong to each row.
     """
     loader = DataLoader(
-        _Batches(reader, seed),
+        _Batches(reader, seed, companions),
         batch_size=None,
         sampler=_Order(order),
         num_workers=workers,

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from selfsup.data.documents import documents
+from selfsup.data.documents import whole_documents
 from selfsup.data.part import Part, label_column
 from selfsup.data.pixels import PixelStore
 from selfsup.data.source import GIVEN, Data, Source, open_source
@@ -74,9 +74,8 @@ def chosen(samples: Samples, rows: np.ndarray) -> Samples:
 
 def texts_of(part: Part) -> tuple[list[str], set[int]]:
     """The text of every row of a part, and the rows of which there is none."""
-    texts, bad = [""] * len(part), []
-    for block in documents(part.table, bad):
-        texts[block.row] += block.text
+    bad: list[tuple[int, str, str]] = []
+    texts = list(whole_documents(part.table, bad))
     broken = {row for row, _, _ in bad} | {row for row, text in enumerate(texts) if not text}
     return texts, broken
 

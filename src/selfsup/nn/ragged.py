@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from selfsup.data.tokenizer import Template
+from selfsup.ops.pooling import Pool, pooled
 from selfsup.ops.ragged import joined
 
 LEAST = 1024  # tokens in a group: smaller ones cost more in calls than they save in padding
@@ -84,3 +86,29 @@ def passes(
         settings = {"token_type_ids": types[rows, :width]} if told and types is not None else {}
         output = network.base_model(input_ids=ids[rows, :width], attention_mask=mask, **settings)
         yield rows, output.last_hidden_state, inside, output.get("pooler_output")
+
+
+def text_vectors(network: PreTrainedModel, ids: Tensor, length: Tensor, pool: Pool, most: int | None) -> Tensor:
+    """(N, D) pooled last hidden states of ragged rows, in their order.
+
+    Where `most` tokens pass the network at once, activations are made again in the backward pass, with the same
+    dropout: gradient caching (Gao et al. 2021) with exact replay.
+
+    Args:
+        network: whose body runs.
+        ids: (N, L) tokens.
+        length: (N,) tokens in each row, at least 1.
+        pool: how states become a vector.
+        most: tokens in a group; None for all groups without a second pass.
+    """
+
+    def group(some: Tensor, sizes: Tensor) -> Tensor:
+        inside = torch.arange(some.shape[1], device=some.device) < sizes[:, None]
+        mask = None if bool(inside.all()) else inside.long()
+        return pooled(network.base_model(input_ids=some, attention_mask=mask).last_hidden_state, inside, pool)
+
+    groups = length_groups(length, most)
+    parts = [(ids[rows, : int(length[rows[0]])], length[rows]) for rows in groups]
+    again = most is not None and torch.is_grad_enabled()
+    found = [checkpoint(group, *part, use_reentrant=False) if again else group(*part) for part in parts]
+    return torch.cat(found)[torch.cat(groups).argsort()]  # type: ignore[arg-type]
