@@ -20,6 +20,7 @@ import selfsup
 from selfsup import cli
 from selfsup.data.tokenizer import train_tokenizer
 from selfsup.errors import UserError
+from selfsup.eval import text_encoders
 from selfsup.eval.bm25 import bm25, ranked, tf_idf
 from selfsup.eval.bootstrap import average_precision_of, bootstrap, rank_correlation_of, v_measure_of
 from selfsup.eval.clustering import open_classes
@@ -27,7 +28,7 @@ from selfsup.eval.collection import open_collection
 from selfsup.eval.overlap import overlap
 from selfsup.eval.pair_labels import labelled_pairs
 from selfsup.eval.retrieval import MEASURES
-from selfsup.eval.text_encoders import Asked, encoded
+from selfsup.eval.text_encoders import Asked, encoded, text_encoders_of
 from selfsup.eval.text_pairs import open_pairs
 from selfsup.ops import ranking
 from selfsup.progress import Progress
@@ -245,6 +246,15 @@ def test_texts_are_encoded_once_and_stay_in_order():
     assert (encoded(encoder, texts, "query", "run", QUIET) == 0).all()
 
 
+def test_who_cannot_be_compared(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    TextEncoder.create("decoder", train_tokenizer("byte", 261, []), 32, Shape(1, 4, 32)).save(tmp_path)
+    with pytest.raises(UserError, match=r"has no vectors of words; give a run of word2vec"):
+        text_encoders_of(run, tmp_path, "sts")
+    monkeypatch.setattr(text_encoders, "encoders_of", lambda run: {"run": object()})
+    with pytest.raises(UserError, match="--task sts is for runs on text"):
+        text_encoders_of(run, None, "sts")
+
+
 # Pairs with scores
 
 
@@ -311,6 +321,17 @@ def test_what_is_no_pair(tmp_path: Path, number, rows: list[str], said: tuple[st
     with pytest.raises(UserError) as error:
         open_pairs(tmp_path / "pairs.csv", (), None, number, 1)
     assert "\n" not in str(error.value) and all(words in str(error.value) for words in said), error.value
+
+
+def test_columns_of_lists_and_broken_lines(tmp_path: Path):
+    file = tmp_path / "pairs.jsonl"
+    file.write_text(json.dumps({"query": "a", "positive": ["b"], "score": 1}) + "\n")
+    with pytest.raises(UserError, match="the column 'positive' holds no texts but"):
+        open_pairs(file, (), None, "score", 1)
+    file.write_text('{"query": "a", "positive": "b", "score": 1}\n{"query": "a", \n')
+    with pytest.raises(UserError, match="cannot be read as jsonl") as error:
+        open_pairs(file, (), None, "score", 1)
+    assert "\n" not in str(error.value)
 
 
 def test_too_few_or_equal_scores(run: Run, tmp_path: Path):
@@ -418,6 +439,7 @@ def test_judgements_as_beir_has_them(tmp_path: Path, caplog: pytest.LogCaptureFi
         ("corpus.jsonl", '{"_id": "d0", "text": "a"}\n{"_id": \n', "corpus.jsonl, line 2 is no JSON"),
         ("corpus.jsonl", '{"_id": "d0", "title": "a"}\n', "line 1 has no field 'text', only: _id, title"),
         ("corpus.jsonl", '{"_id": "d0", "text": 5}\n', "line 1: 'text' has to be a text, not 5"),
+        ("corpus.jsonl", '{"_id": null, "text": "a"}\n', "line 1: '_id' has to be a text or a number, not None"),
         ("corpus.jsonl", '{"_id": "d0", "text": "a"}\n' * 2, "line 2: the _id 'd0' stands for another line"),
         ("corpus.jsonl", '{"_id": "d0", "text": " "}\n', "all 1 texts are empty"),
         ("queries.jsonl", "", "queries.jsonl is empty"),

@@ -27,8 +27,9 @@ def bm25(documents: list[str], queries: list[str]) -> tuple[csr_matrix, csr_matr
         documents: N texts.
         queries: Q texts.
     """
-    counter = CountVectorizer(token_pattern=WORD, vocabulary=_vocabulary([*documents, *queries]))
-    counts = csr_matrix(counter.transform(documents), dtype=np.float64)  # (N, V)
+    counter = CountVectorizer(token_pattern=WORD)
+    # With a word behind them, for scikit-learn refuses documents that have none at all.
+    counts = csr_matrix(counter.fit_transform([*documents, "0"])[:-1], dtype=np.float64)  # (N, V)
     asked = csr_matrix(counter.transform(queries), dtype=np.float64)  # (Q, V)
     within = np.bincount(counts.indices, minlength=counts.shape[1])  # (V,) documents that have the word
     rarity = np.log1p((len(documents) - within + 0.5) / (within + 0.5))
@@ -39,15 +40,9 @@ def bm25(documents: list[str], queries: list[str]) -> tuple[csr_matrix, csr_matr
     return asked, csr_matrix(counts @ diags(rarity))
 
 
-def _vocabulary(texts: list[str]) -> list[str]:
-    """The distinct words of texts; one that stands for none where there are none, which scikit-learn refuses."""
-    split = CountVectorizer(token_pattern=WORD).build_analyzer()
-    return sorted({word for text in texts for word in split(text)}) or [" "]
-
-
 def tf_idf(documents: list[str], queries: list[str]) -> tuple[csr_matrix, csr_matrix]:
     """(Q, V) and (N, V): rows whose products are cosines of words weighted by their rarity in the documents."""
-    words = weighted_words(1).fit([*documents, "."])  # of no words at all none can be weighted
+    words = weighted_words(1).fit(documents)
     return csr_matrix(words.transform(queries)), csr_matrix(words.transform(documents))
 
 

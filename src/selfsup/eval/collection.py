@@ -90,6 +90,8 @@ def _texts(file: Path, fields: tuple[str, ...]) -> dict[str, str]:
         for field in ("_id", "text"):
             if field not in record:
                 raise UserError(f"{where} has no field {field!r}, only: {', '.join(record)}; needed are _id and text")
+        if not isinstance(record["_id"], str | int):
+            raise UserError(f"{where}: '_id' has to be a text or a number, not {record['_id']!r}")
         name = str(record["_id"])
         if name in found:
             raise UserError(f"{where}: the _id {name!r} stands for another line already; each has to be different")

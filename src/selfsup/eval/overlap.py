@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
 import numpy as np
+
+from selfsup.eval.tfidf import cosines, weighted_words
 
 WORD = r"(?u)\w+"  # a run of letters and digits, also of one
 
@@ -16,6 +17,8 @@ def overlap(first: str, second: str) -> float:
     return 2 * len(one & other) / max(len(one) + len(other), 1)
 
 
-def overlaps(first: Sequence[str], second: Sequence[str]) -> np.ndarray:
-    """(N,) the overlap of each pair of texts."""
-    return np.array([overlap(one, other) for one, other in zip(first, second, strict=True)])
+def by_words(first: list[str], second: list[str]) -> dict[str, np.ndarray]:
+    """(N,) similarities of N pairs by their words, each by name: their overlap, and TF-IDF, rarity counted on all."""
+    rare = weighted_words(1).fit([*first, *second])
+    common = np.array([overlap(one, other) for one, other in zip(first, second, strict=True)])
+    return {"overlap": common, "tf-idf": cosines(rare, first, second)}

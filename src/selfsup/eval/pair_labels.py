@@ -10,10 +10,10 @@ import logging
 import numpy as np
 
 from selfsup.errors import UserError
-from selfsup.eval.bootstrap import average_precision_of
+from selfsup.eval.bootstrap import average_precision_of, best_gain
+from selfsup.eval.overlap import by_words
 from selfsup.eval.result import Result, result
-from selfsup.eval.sts import best_gain, by_words, similarity
-from selfsup.eval.text_encoders import Asked, encoded, text_encoders_of
+from selfsup.eval.text_encoders import Asked, encoded, similarity, text_encoders_of
 from selfsup.eval.text_pairs import TextPairs, open_pairs
 from selfsup.eval.verdict import Gain
 from selfsup.eval.words_in_context import threshold

@@ -31,24 +31,24 @@ Scored = Callable[[Tensor, Tensor], Tensor]
 Chance = Callable[[Tensor, int], Tensor]
 MEASURES: dict[str, tuple[Scored, Chance]] = {
     "nDCG@10": (
-        lambda found, gains: ranking.ndcg(found, gains, 10),
-        lambda gains, n: ranking.ndcg_by_chance(gains, n, 10),
+        lambda found, judged: ranking.ndcg(found, judged, 10),
+        lambda judged, n: ranking.ndcg_by_chance(judged, n, 10),
     ),
     "MRR@10": (
         lambda found, _: ranking.reciprocal_rank(found, 10),
-        lambda gains, n: ranking.reciprocal_rank_by_chance(gains, n, 10),
+        lambda judged, n: ranking.reciprocal_rank_by_chance(judged, n, 10),
     ),
     "recall@10": (
-        lambda found, gains: ranking.recall(found, gains, 10),
-        lambda gains, n: ranking.recall_by_chance(gains, n, 10),
+        lambda found, judged: ranking.recall(found, judged, 10),
+        lambda judged, n: ranking.recall_by_chance(judged, n, 10),
     ),
     "recall@100": (
-        lambda found, gains: ranking.recall(found, gains, 100),
-        lambda gains, n: ranking.recall_by_chance(gains, n, 100),
+        lambda found, judged: ranking.recall(found, judged, 100),
+        lambda judged, n: ranking.recall_by_chance(judged, n, 100),
     ),
     f"MAP@{DEEP}": (
-        lambda found, gains: ranking.average_precision(found, gains, DEEP),
-        lambda gains, n: ranking.average_precision_by_chance(gains, n, DEEP),
+        lambda found, judged: ranking.average_precision(found, judged, DEEP),
+        lambda judged, n: ranking.average_precision_by_chance(judged, n, DEEP),
     ),
 }
 MAIN = "nDCG@10"

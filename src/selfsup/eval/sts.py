@@ -8,21 +8,17 @@ of many dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from selfsup.errors import UserError
-from selfsup.eval.bootstrap import Measure, bootstrap, rank_correlation_of
-from selfsup.eval.overlap import overlaps
+from selfsup.eval.bootstrap import best_gain, rank_correlation_of
+from selfsup.eval.overlap import by_words
 from selfsup.eval.result import Result, result
-from selfsup.eval.text_encoders import Asked, encoded, text_encoders_of
+from selfsup.eval.text_encoders import Asked, encoded, similarity, text_encoders_of
 from selfsup.eval.text_pairs import TextPairs, open_pairs
-from selfsup.eval.tfidf import cosines, weighted_words
-from selfsup.eval.verdict import ERROR, Gain
+from selfsup.eval.verdict import Gain
 from selfsup.ops.spectrum import alignment, uniformity
 from selfsup.progress import Progress
 from selfsup.run import Run
@@ -30,25 +26,6 @@ from selfsup.run import Run
 ALIKE = 0.8  # of the highest score: pairs that are to lie together
 MOST = 4096  # texts that are looked at for uniformity
 APART, ALL_OVER = 2.0, -4.0  # alignment and uniformity of directions without any order
-
-
-def by_words(first: list[str], second: list[str]) -> dict[str, np.ndarray]:
-    """(N,) similarities of N pairs by their words, each by name: their overlap, and TF-IDF, rarity counted on all."""
-    rare = weighted_words(1).fit([*first, *second])
-    return {"overlap": overlaps(first, second), "tf-idf": cosines(rare, first, second)}
-
-
-def similarity(first: Tensor, second: Tensor) -> np.ndarray:
-    """(N,) float64 cosines of (N, D) and (N, D)."""
-    return F.cosine_similarity(first.double(), second.double()).numpy()
-
-
-def best_gain(measures: Mapping[str, Measure], rows: int, where: str) -> Gain:
-    """What the run has over the best alternative in points of a measure, with an interval over the rows."""
-    others = {name: measure(np.ones(rows)) for name, measure in measures.items() if name != "run"}
-    over = max(others, key=others.__getitem__)
-    mean, half = bootstrap(measures["run"], measures[over], rows, ERROR / len(others))
-    return Gain(where, over, 100 * mean, 100 * half)
 
 
 def _linear_correlation(values: np.ndarray, scores: np.ndarray) -> float:

@@ -6,7 +6,9 @@ import os
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from selfsup.data.source import Data
@@ -84,3 +86,8 @@ def encoded(encoder: Reads, texts: list[str], role: Role | None, who: str, progr
 def _vectors(encoder: Reads, texts: list[str], role: Role | None) -> Tensor:
     """What the encoder makes of texts; none tells roles apart yet."""
     return encoder.encode(texts)
+
+
+def similarity(first: Tensor, second: Tensor) -> np.ndarray:
+    """(N,) float64 cosines of (N, D) and (N, D)."""
+    return F.cosine_similarity(first.double(), second.double()).numpy()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, Value
 
 from selfsup.data.source import GIVEN, Data, open_source
 from selfsup.errors import UserError
@@ -135,16 +135,20 @@ def _numbers(cells: Sequence[object], number: Number, where: str) -> np.ndarray:
 def _open(table: Dataset, part: str, name: str, number: Number) -> TextPairs:
     """The pairs of one part that have two texts and a number; how many have not is said."""
     columns = _columns(table, part, name, number)
+    for column in columns[:2]:
+        if not isinstance(table.features[column], Value):
+            hint = "name another with --columns query=NAME positive=NAME"
+            raise UserError(f"{name}: the column {column!r} holds no texts but {table.features[column]}; {hint}")
     sides = [["" if text is None else str(text) for text in table[column]] for column in columns[:2]]
     numbers = _numbers(list(table[columns[2]]), number, f"{name}: {part} part")
     empty = [row for row, pair in enumerate(zip(*sides, strict=True)) if not all(text.strip() for text in pair)]
     bare = np.flatnonzero(np.isnan(numbers)).tolist()
+    good = np.setdiff1d(np.arange(len(numbers)), [*empty, *bare])
     for rows, what in ((empty, "an empty text"), (bare, f"no {number}")):
-        if rows and len(rows) < len(numbers):  # a part without any is passed over
+        if rows and len(good):  # a part without any is passed over
             named = f"row {', '.join(map(str, rows[:NAMED]))}{', ...' if len(rows) > NAMED else ''}"
             log.warning("%s: %d of %d pairs of the %s part left out: %s (%s)", name, len(rows), len(numbers), part,
                         what, named)  # fmt: skip
-    good = np.setdiff1d(np.arange(len(numbers)), [*empty, *bare])
     return TextPairs(name, part, sides[0], sides[1], numbers).chosen(good)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from selfsup.data.source import Data
 from selfsup.errors import UserError
-from selfsup.eval.bootstrap import bootstrap, rank_correlation_of
+from selfsup.eval.bootstrap import best_gain, rank_correlation_of
 from selfsup.eval.probes import encoders_of
 from selfsup.eval.result import Result, result
 from selfsup.eval.verdict import ERROR, Gain, gains
@@ -141,10 +141,8 @@ def _similarity(run: Run, encoders: dict[str, WordVectors], test: WordTest, erro
         result(run, "similarity", name, "rank correlation", rank_correlation(of, scores), 0.0, test.name, said)
         for name, of in cosines.items()
     ]
-    over = max((name for name in cosines if name != "run"), key=lambda name: rank_correlation(cosines[name], scores))
-    run_measure, other = (rank_correlation_of(cosines[name], scores) for name in ("run", over))
-    mean, half = bootstrap(run_measure, other, len(scores), error / (len(cosines) - 1))
-    return found, [Gain(f"of rank correlation in {test.name}", over, 100 * mean, 100 * half)], said
+    measures = {name: rank_correlation_of(of, scores) for name, of in cosines.items()}
+    return found, [best_gain(measures, len(rows), f"of rank correlation in {test.name}", error)], said
 
 
 def _analogies(run: Run, encoders: dict[str, WordVectors], test: WordTest) -> Judged:
