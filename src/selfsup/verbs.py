@@ -95,7 +95,8 @@ def eval_(
     columns: tuple[str, ...] = (),
     labels: Annotated[tuple[str, ...], tyro.conf.arg(metavar="AMOUNT ...")] = ("1%", "10%", "100%"),
     fine_tune: Switch = False,
-    task: Literal["words-in-context", "words"] | None = None,
+    task: Literal["words-in-context", "words", "sts", "pairs", "retrieval", "clustering"] | None = None,
+    words: str | None = None,
     json: Switch = False,
 ) -> int:
     """Was it worth it? Scores of the run beside the untrained network and the raw input, and one sentence.
@@ -107,13 +108,17 @@ def eval_(
         labels: how many the probes may see: 10% is a share, 5 is five a class.
         fine_tune: train the whole network with the labels too, beside the same from scratch; takes long.
         task: words-in-context scores pairs of sentences instead, as .jsonl: word, sentence1, sentence2, label; words
-            scores vectors of words by a file, or a folder of files, of pairs with scores or of analogies.
+            scores vectors of words by a file, or a folder of files, of pairs with scores or of analogies. Vectors of
+            texts are scored by sts: pairs with the columns query, positive (or sentence1, sentence2) and score;
+            by pairs: the same with a label, 0 or 1; by retrieval: a folder with corpus.jsonl, queries.jsonl and
+            qrels.tsv; by clustering: texts with a label.
+        words: a run of word2vec, or its exported folder, that stands beside the run in the last four tasks.
         json: print one JSON object a line.
     """
     from selfsup.eval.card import evaluate
     from selfsup.tables import json_lines, results_text
 
-    rows = evaluate(run, data, columns, labels, fine_tune, task=task)
+    rows = evaluate(run, data, columns, labels, fine_tune, task=task, words=words)
     print(json_lines(rows) if json else results_text(rows))
     return 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -14,15 +14,20 @@ from selfsup.data.source import GIVEN, Data
 from selfsup.data.store import cache_root
 from selfsup.data.token_store import TokenStore
 from selfsup.data.tokens import open_tokens
-from selfsup.errors import UserError
+from selfsup.errors import UserError, nearest
+from selfsup.eval.clustering import evaluate_clustering
 from selfsup.eval.few_labels import LEVELS, Level
 from selfsup.eval.fine_tune import fine_tuned
 from selfsup.eval.labelled import Labelled, open_labelled, open_source_of
 from selfsup.eval.language import evaluate_language
 from selfsup.eval.order import evaluate_order
+from selfsup.eval.pair_labels import evaluate_pairs
 from selfsup.eval.pictures import evaluate_unlabelled
 from selfsup.eval.probes import answers, lines, representations, save_probe, score, usable
 from selfsup.eval.result import Result, result
+from selfsup.eval.retrieval import evaluate_retrieval
+from selfsup.eval.sts import evaluate_sts
+from selfsup.eval.text_encoders import Asked
 from selfsup.eval.verdict import Gain, gains, sentence
 from selfsup.eval.word_tests import evaluate_words
 from selfsup.eval.words_in_context import evaluate_words_in_context
@@ -32,6 +37,17 @@ from selfsup.recipes import ImageData, TextData
 from selfsup.run import Run
 
 log = logging.getLogger("selfsup")
+Task = Literal["words-in-context", "words", "sts", "pairs", "retrieval", "clustering"]
+TASKS: dict[Task, Callable[[Run, Asked, Progress], tuple[list[Result], list[Gain]]]] = {
+    "words-in-context": lambda run, asked, progress: evaluate_words_in_context(run, asked.data, progress),
+    "words": lambda run, asked, progress: evaluate_words(run, asked.data, progress),
+    "sts": evaluate_sts,
+    "pairs": evaluate_pairs,
+    "retrieval": evaluate_retrieval,
+    "clustering": evaluate_clustering,
+}
+BY_COLUMNS = ("sts", "pairs", "clustering")  # tasks whose data is a source with columns by meaning
+BY_VECTORS = (*BY_COLUMNS, "retrieval")  # tasks that anything with a vector for a text can be scored by
 
 
 def evaluate(
@@ -41,7 +57,8 @@ def evaluate(
     labels: Sequence[str] = LEVELS,
     fine_tune: bool = False,
     quiet: bool = False,
-    task: Literal["words-in-context", "words"] | None = None,
+    task: Task | None = None,
+    words: str | os.PathLike | None = None,
 ) -> list[Result]:
     """Score a run, append the results to its `evals.jsonl`, and return them; the last one is the verdict.
 
@@ -56,7 +73,9 @@ def evaluate(
         fine_tune: also train the whole network with these labels, beside the same from scratch.
         quiet: no progress on the terminal.
         task: in place of all this. `words-in-context`: whether the vector of a word tells its senses apart; `data` is
-            pairs of sentences, see `open_word_pairs`. `words`: similarity and analogies; see `evaluate_words`.
+            pairs of sentences, see `open_word_pairs`. `words`: similarity and analogies; see `evaluate_words`. `sts`,
+            `pairs`, `retrieval` and `clustering`: what the vectors of texts are worth; see the files of these names.
+        words: a run of word2vec, or its exported folder, to stand beside the run in these last four.
 
     Raises:
         UserError: no such run, no model in it yet, or data that nothing can be scored on.
@@ -65,11 +84,9 @@ def evaluate(
     if not run.step:
         raise UserError(f"{folder} has no checkpoint yet; go on with selfsup resume {folder}")
     progress = Progress(not quiet)
-    if task and (columns or fine_tune):
-        raise UserError(f"--task {task} takes neither --columns nor --fine-tune: its data has fields of its own")
+    _check(task, columns, fine_tune, words)
     if task:
-        judge = evaluate_words if task == "words" else evaluate_words_in_context
-        results, found = judge(run, data, progress)
+        results, found = TASKS[task](run, Asked(data, columns, words), progress)
     else:
         levels = [Level.parse(text) for text in dict.fromkeys(labels)]
         results, found = _card(run, data, columns, levels, fine_tune, progress)
@@ -79,6 +96,18 @@ def evaluate(
     for line in results:
         run.log("evals.jsonl", line)
     return results
+
+
+def _check(task: Task | None, columns: tuple[str, ...], fine_tune: bool, words: str | os.PathLike | None) -> None:
+    """Raise `UserError` for what a task does not take."""
+    if task and task not in TASKS:
+        raise UserError(f"--task {task} is unknown; {nearest(task, TASKS)}")
+    if task and task not in BY_COLUMNS and (columns or fine_tune):
+        raise UserError(f"--task {task} takes neither --columns nor --fine-tune: its data has fields of its own")
+    if task and fine_tune:
+        raise UserError(f"--task {task} does not take --fine-tune: it scores vectors as they are")
+    if words is not None and task not in BY_VECTORS:
+        raise UserError(f"--words {words} stands beside the run with --task {', '.join(BY_VECTORS)} only")
 
 
 def _card(

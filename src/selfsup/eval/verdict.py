@@ -17,6 +17,10 @@ NAMES = {
     "untrained": "the untrained network",
     "start": "the start",
     "scratch": "training from scratch",
+    "bm25": "BM25",
+    "tf-idf": "TF-IDF",
+    "overlap": "the overlap of words",
+    "words": "the mean of word vectors",
 }
 
 
@@ -58,13 +62,13 @@ class Gain:
 
 
 def interval(run: Tensor, other: Tensor, error: float) -> tuple[float, float]:
-    """Mean difference of two accuracies and half the width of its interval, from answers to the same questions.
+    """Mean difference of two scores and half the width of its interval, from answers to the same questions.
 
     Two things are uncertain, and add as squares: which test rows there are (the paired differences of all M rows) and
     which labels were drawn (the differences of the draws, by Student's t, because there are few).
 
     Args:
-        run: (draws, M) bool, whether each answer was right.
+        run: (draws, M) bool, whether each answer was right, or how good it was, from 0 to 1.
         other: (draws, M) the same for the alternative, on the same draws.
         error: probability that the interval misses.
     """
@@ -85,7 +89,7 @@ def gains(answers: Mapping[str, Mapping[str, Tensor]]) -> list[Gain]:
     The intervals of all comparisons hold together with probability 1 - `ERROR` (Bonferroni).
 
     Args:
-        answers: what was compared -> representation -> (draws, M) bool; `run` is among the representations.
+        answers: what was compared -> representation -> (draws, M), see `interval`; `run` is among the representations.
     """
     found = []
     for where, of in answers.items():

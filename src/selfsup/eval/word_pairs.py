@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import re
 from dataclasses import dataclass
@@ -12,9 +11,11 @@ from typing import Any
 
 from selfsup.data.handed_over import PARTS
 from selfsup.errors import UserError
+from selfsup.eval.json_lines import json_records
 
 log = logging.getLogger("selfsup")
 FIELDS = ("word", "sentence1", "sentence2", "label")
+NEEDED = ", ".join(FIELDS)
 SHARED = 0.75  # of the letters of a word have to begin its form in a sentence
 
 
@@ -89,7 +90,7 @@ def _pair(record: dict[str, Any], where: str) -> WordPair | None:
     """
     for name in FIELDS:
         if name not in record:
-            raise UserError(f"{where} has no field {name!r}; needed are {', '.join(FIELDS)}")
+            raise UserError(f"{where} has no field {name!r}; needed are {NEEDED}")
         if name != "label" and not (isinstance(record[name], str) and record[name].strip()):
             raise UserError(f"{where}: {name!r} has to be a text with a word in it, not {record[name]!r}")
     if record["label"] not in (True, False):  # 1 and 0 are equal to these
@@ -98,30 +99,6 @@ def _pair(record: dict[str, Any], where: str) -> WordPair | None:
     if first is None or second is None:
         return None
     return WordPair((record["sentence1"], record["sentence2"]), (first, second), bool(record["label"]))
-
-
-def _records(file: Path) -> list[tuple[str, dict[str, Any]]]:
-    """The records of a file, each with its place for messages."""
-    found = []
-    try:
-        lines = file.read_text(encoding="utf-8-sig").split("\n")
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not UTF-8: {error.reason} at byte {error.start}") from error
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            where = f"{file}, line {number}"
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{where} is no JSON: {error.msg}; one object a line is needed") from error
-            if not isinstance(record, dict):
-                raise UserError(f"{where} is no JSON object; needed are {', '.join(FIELDS)}")
-            found.append((where, record))
-    if not found:
-        raise UserError(f"{file} is empty")
-    return found
 
 
 def _files(place: Path) -> dict[str, Path]:
@@ -152,7 +129,7 @@ def open_word_pairs(place: Path) -> WordPairs:
     Raises:
         UserError: no such file, a line that is no pair, or pairs of one label only.
     """
-    records = {name: _records(file) for name, file in _files(place).items()}
+    records = {name: json_records(file, NEEDED) for name, file in _files(place).items()}
     if len(records) > 1 and "test" in records and not any("label" in record for _, record in records["test"]):
         log.info("%s: the test part has no labels, left out", place)
         del records["test"]

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.stats import spearmanr
 from torch import Tensor
 
 from selfsup.data.source import Data
 from selfsup.errors import UserError
+from selfsup.eval.bootstrap import best_gain, rank_correlation_of
 from selfsup.eval.probes import encoders_of
 from selfsup.eval.result import Result, result
 from selfsup.eval.verdict import ERROR, Gain, gains
@@ -28,7 +28,6 @@ from selfsup.progress import Progress
 from selfsup.run import Run
 from selfsup.word_vectors import WordVectors
 
-ROUNDS = 1000  # of the bootstrap
 AT_ONCE = 512  # questions
 
 
@@ -103,16 +102,7 @@ def spelled_alike(first: str, second: str) -> float:
 
 def rank_correlation(cosines: np.ndarray, scores: np.ndarray) -> float:
     """Spearman's, with 0 where all are equal."""
-    return float(spearmanr(cosines, scores).statistic) if np.ptp(cosines) and np.ptp(scores) else 0.0
-
-
-def bootstrap(run: np.ndarray, other: np.ndarray, scores: np.ndarray, error: float) -> tuple[float, float]:
-    """Difference of two rank correlations, and half the width of its interval over the pairs."""
-    generator = np.random.Generator(np.random.Philox(key=0))
-    rows = generator.integers(0, len(scores), (ROUNDS, len(scores)))
-    drawn = [rank_correlation(run[r], scores[r]) - rank_correlation(other[r], scores[r]) for r in rows]
-    low, high = np.quantile(drawn, [error / 2, 1 - error / 2])
-    return rank_correlation(run, scores) - rank_correlation(other, scores), float(high - low) / 2
+    return rank_correlation_of(cosines, scores)(np.ones(len(scores)))
 
 
 def answers(encoder: WordVectors, questions: list[tuple[str, ...]], vectors: dict[str, Tensor]) -> Tensor:
@@ -151,9 +141,8 @@ def _similarity(run: Run, encoders: dict[str, WordVectors], test: WordTest, erro
         result(run, "similarity", name, "rank correlation", rank_correlation(of, scores), 0.0, test.name, said)
         for name, of in cosines.items()
     ]
-    over = max((name for name in cosines if name != "run"), key=lambda name: rank_correlation(cosines[name], scores))
-    mean, half = bootstrap(cosines["run"], cosines[over], scores, error / (len(cosines) - 1))
-    return found, [Gain(f"of rank correlation in {test.name}", over, 100 * mean, 100 * half)], said
+    measures = {name: rank_correlation_of(of, scores) for name, of in cosines.items()}
+    return found, [best_gain(measures, len(rows), f"of rank correlation in {test.name}", error)], said
 
 
 def _analogies(run: Run, encoders: dict[str, WordVectors], test: WordTest) -> Judged:

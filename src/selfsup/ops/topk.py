@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def _first(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest of each row, in falling order; of equal ones those that stand first.
 
     Args:
@@ -57,10 +57,10 @@ def top_k(
             scores = some @ keys[column : column + block].T  # (block, block)
             if scale is not None:
                 scores *= scale[column : column + block]
-            new, at = _first(scores, min(k, scores.shape[1]))
+            new, at = largest(scores, min(k, scores.shape[1]))
             # What was found before has smaller indices and stands first, so ties stay in order.
             best, where = torch.cat([best, new], dim=1), torch.cat([where, at + column], dim=1)
-            best, chosen = _first(best, min(k, best.shape[1]))
+            best, chosen = largest(best, min(k, best.shape[1]))
             where = where.gather(1, chosen)
         values[row : row + block], index[row : row + block] = best, where
     return values, index
