@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -17,10 +16,9 @@ from selfsup.errors import UserError
 from selfsup.eval.probes import encoders_of
 from selfsup.progress import Progress
 from selfsup.run import Run
-from selfsup.text_encoder import TextEncoder
+from selfsup.text_encoder import Role, TextEncoder
 from selfsup.word_vectors import WordVectors
 
-Role = Literal["query", "document"]
 Reads = TextEncoder | WordVectors
 AT_ONCE = 2048  # texts, between two looks at the clock
 
@@ -84,8 +82,8 @@ def encoded(encoder: Reads, texts: list[str], role: Role | None, who: str, progr
 
 
 def _vectors(encoder: Reads, texts: list[str], role: Role | None) -> Tensor:
-    """What the encoder makes of texts; none tells roles apart yet."""
-    return encoder.encode(texts)
+    """What the encoder makes of texts."""
+    return encoder.encode(texts, role=role) if isinstance(encoder, TextEncoder) else encoder.encode(texts)
 
 
 def similarity(first: Tensor, second: Tensor) -> np.ndarray:
