@@ -39,25 +39,52 @@ def marked(
     return row, length, (part > 2).long()
 
 
-def length_groups(length: Tensor, most: int | None = None) -> list[Tensor]:
+def length_groups(length: Tensor) -> list[Tensor]:
     """Row numbers by length, longest first, in groups of about equal length.
 
     A group ends before a row shorter than `SHORTEST` of its longest, once it holds `LEAST` tokens.
 
     Args:
         length: (N,) tokens in each row.
-        most: tokens of a group, padding included, unless it is of one row; any number when None.
     """
     order = torch.argsort(length, descending=True, stable=True)
     sizes = length[order].tolist()
     cuts, start = [], 0
     for place, size in enumerate(sizes):
-        held = (place - start) * sizes[start]
-        full = most is not None and place > start and held + sizes[start] > most
-        if full or (size < SHORTEST * sizes[start] and held >= LEAST):
+        if size < SHORTEST * sizes[start] and (place - start) * sizes[start] >= LEAST:
             cuts.append(place - start)
             start = place
     return list(order.split([*cuts, len(sizes) - start]))
+
+
+def close_groups(length: Tensor, most: int, spare: int) -> list[Tensor]:
+    """Row numbers by length, longest first, in groups for a network that runs without gradients.
+
+    Without gradients a call is cheap, so that most groups are of a single length: they need no padding and no mask.
+    Lengths share a group only where few rows have them: until there would be more than `spare` tokens of padding.
+
+    Args:
+        length: (N,) tokens in each row.
+        most: tokens of a group, padding included, unless it is of one row.
+        spare: as many tokens pass the network in the time that a call costs.
+    """
+    order = torch.argsort(length, descending=True, stable=True)
+    sizes, counts = torch.unique_consecutive(length[order], return_counts=True)
+    groups: list[list[int]] = []  # longest row, rows
+    padding = 0
+    for size, count in zip(sizes.tolist(), counts.tolist(), strict=True):
+        wasted = (groups[-1][0] - size) * count if groups else 0
+        if groups and padding + wasted <= spare:
+            groups[-1][1] += count
+            padding += wasted
+        else:
+            groups.append([size, count])
+            padding = 0
+    cuts: list[int] = []
+    for longest, rows in groups:
+        pieces = -(-rows // max(most // longest, 1))
+        cuts += [rows * (piece + 1) // pieces - rows * piece // pieces for piece in range(pieces)]
+    return list(order.split(cuts))
 
 
 def passes(
