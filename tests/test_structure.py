@@ -26,7 +26,8 @@ LAYERS = [
         "recipes settings objective construct prepare size resolve",
         "objectives",
         "run runtime cost",
-        "exports eval predict word_files restoration embedding classify shots prompting search pictures report",
+        "exports eval predict word_files sentence_files restoration embedding vectors classify shots prompting search "
+        "pictures report",
         "checks loop steps mining",
         "planning summary training audit compare mine",
         "cli parse verbs uses tables __main__",

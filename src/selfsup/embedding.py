@@ -2,44 +2,89 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from selfsup.data.part import Part, cell_name
+from selfsup.data.part import Part, cell_names
 from selfsup.data.pixels import probe_sizes
-from selfsup.data.source import Data, open_source
+from selfsup.data.source import Data, Source, open_source
+from selfsup.data.store import fingerprint
 from selfsup.encoder import Encoder, load_encoder
-from selfsup.errors import UserError
+from selfsup.errors import UserError, system_reason
 from selfsup.eval.labelled import texts_of
 from selfsup.image_encoder import ImageEncoder
 from selfsup.prepare import open_part, resolution_for
 from selfsup.progress import Progress
 from selfsup.recipes import ImageData
 from selfsup.run import check_writable
-from selfsup.runtime import fastest_device
+from selfsup.runtime import Runtime
+from selfsup.text_encoder import Role, TextEncoder
+from selfsup.vectors import Blocks, Span, write_npy, write_parquet
+from selfsup.word_vectors import WordVectors
 
 EMBEDDINGS = (".npy", ".parquet")
+BLOCK = 8192  # rows that are encoded before they are written: as many as are sorted by length at once
 
 
-def _vectors(encoder: Encoder, part: Part, name: str, progress: Progress) -> Tensor:
-    """(N, D): a vector for each row of a part, not a number where there is nothing to encode."""
-    if isinstance(encoder, ImageEncoder):
-        resolution = resolution_for(encoder.about.size, probe_sizes(part.table))
-        store = open_part(part, resolution, ImageData(source=name), progress)
-        found = encoder.encode(store)
-        found[torch.from_numpy(store.good != np.arange(len(store)))] = torch.nan  # not the next good one's vector
+class Rows:
+    """The rows of a source, encoded some at a time.
+
+    Attributes:
+        source: where they are.
+        spans: all of them, in order.
+    """
+
+    def __init__(self, encoder: Encoder, source: Source, role: Role | None, progress: Progress) -> None:
+        source.require(encoder.kind)
+        self.encoder, self.source, self.progress = encoder, source, progress
+        self.role: Role | None = role
+        self.spans = [
+            Span(name, start, min(start + BLOCK, len(part)))
+            for name, part in source.parts.items()
+            for start in range(0, len(part), BLOCK)
+        ]
+        self._pictures: dict[str, Callable[[int, int], Tensor]] = {}
+
+    def names(self, span: Span) -> list[str]:
+        """File of each row, or its number."""
+        return cell_names(self.source.parts[span.part].table, span.start, span.stop)
+
+    def vectors(self, span: Span) -> Tensor:
+        """(n, D): a vector for each row, not a number where there is nothing to encode."""
+        part = self.source.parts[span.part]
+        if isinstance(self.encoder, ImageEncoder):
+            if span.part not in self._pictures:
+                self._pictures[span.part] = self._open(self.encoder, part)
+            return self._pictures[span.part](span.start, span.stop)
+        texts, broken = texts_of(Part(part.table.select(range(span.start, span.stop)), part.identity, part.folder))
+        found = (
+            self.encoder.encode(texts, self.role)
+            if isinstance(self.encoder, TextEncoder)
+            else self.encoder.encode(texts)
+        )
+        found[sorted(broken)] = torch.nan
         return found
-    texts, broken = texts_of(part)
-    found = encoder.encode(texts)
-    found[sorted(broken)] = torch.nan
-    return found
+
+    def _open(self, encoder: ImageEncoder, part: Part) -> Callable[[int, int], Tensor]:
+        """Prepare the pictures of a part; what it returns encodes some of them."""
+        resolution = resolution_for(encoder.about.size, probe_sizes(part.table))
+        store = open_part(part, resolution, ImageData(source=self.source.name), self.progress)
+
+        def vectors(start: int, stop: int) -> Tensor:
+            rows = np.arange(start, stop)
+            found = encoder.encode(store.subset(rows))
+            found[torch.from_numpy(store.good[rows] != rows)] = torch.nan  # not the next good one's vector
+            return found
+
+        return vectors
 
 
 @dataclass(frozen=True)
@@ -59,14 +104,31 @@ class Encoded:
 
 def encode_source(encoder: Encoder, data: Data, columns: dict[str, str] | None, progress: Progress) -> Encoded:
     """Encode everything that a source holds."""
-    source = open_source(data, columns)
-    source.require(encoder.kind)
+    rows = Rows(encoder, open_source(data, columns), None, progress)
     vectors, names, parts = [], [], []
-    for name, part in source.parts.items():
-        vectors.append(_vectors(encoder, part, source.name, progress))
-        names += [cell_name(part.table, row) for row in range(len(part))]
-        parts += [name] * len(part)
+    for span in rows.spans:
+        vectors.append(rows.vectors(span))
+        names += rows.names(span)
+        parts += [span.part] * len(vectors[-1])
     return Encoded(torch.cat(vectors), names, parts)
+
+
+def content_of(encoder: Encoder) -> str:
+    """A fingerprint of all that decides what vectors an encoder gives."""
+    digest = hashlib.blake2b(digest_size=12)
+    for name, weight in sorted(encoder.module.state_dict().items()):
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}\0".encode())
+        digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    settings: list[object] = [type(encoder).__name__]
+    if isinstance(encoder, ImageEncoder):
+        settings.append(asdict(encoder.about))
+    if isinstance(encoder, TextEncoder | WordVectors):
+        settings += [encoder.context, encoder.tokenizer.backend_tokenizer.to_str()]  # type: ignore[attr-defined]
+    if isinstance(encoder, TextEncoder):
+        settings += [asdict(encoder.reading), encoder.model.config.to_json_string()]
+    if isinstance(encoder, WordVectors):
+        settings += [encoder.words, encoder.counts.tolist()]
+    return fingerprint([digest.hexdigest(), *settings])
 
 
 @contextmanager
@@ -84,7 +146,27 @@ def fresh_file(file: Path) -> Iterator[Path]:
     except OSError as error:
         if fresh.exists():
             fresh.unlink()
-        raise UserError(f"cannot write {file}: {error.strerror}") from error
+        raise UserError(f"cannot write {file}: {system_reason(error)}") from error
+
+
+def _check_role(role: Role | None, encoder: Encoder, place: str | os.PathLike) -> None:
+    """Raise `UserError` where an encoder puts nothing in front of what it encodes."""
+    if role is not None and not isinstance(encoder, TextEncoder):
+        what = "pictures" if isinstance(encoder, ImageEncoder) else "words"
+        raise UserError(f"--role {role}: {os.fspath(place)} encodes {what}, which have no role; drop --role")
+
+
+def _encode(rows: Rows, blocks: Blocks, runtime: Runtime, progress: Progress) -> None:
+    """Encode what is missing, in turn with the other processes."""
+    missing = runtime.same(blocks.missing())
+    if runtime.main and len(missing) < len(blocks.spans):
+        done, count = len(blocks.spans) - len(missing), len(blocks.spans)
+        progress.say(f"{blocks.folder}: {done} of {count} blocks are there already, going on")
+    total = sum(span.stop - span.start for span in blocks.spans)
+    for number in missing[runtime.rank :: runtime.world]:
+        blocks.write(number, rows.vectors(blocks.spans[number]).numpy())
+        if runtime.main:
+            progress.part("rows encoded", blocks.done(), total)
 
 
 def embed(
@@ -93,10 +175,13 @@ def embed(
     out: str | os.PathLike,
     columns: dict[str, str] | None = None,
     quiet: bool = False,
-) -> Path:
+    role: Role | None = None,
+) -> Path | None:
     """Write one vector for each row of the data, all parts in order: `.npy`, or `.parquet` with names and parts.
 
-    What is empty or cannot be read gets a vector that is not a number, so that rows stay where they are.
+    What is empty or cannot be read gets a vector that is not a number, so that rows stay where they are. Vectors are
+    kept in a folder beside the file, a block of rows at a time, until all are there: the same call goes on where an
+    earlier one was stopped. Several processes, of `torchrun` or `accelerate launch`, share the blocks.
 
     Args:
         place: a run, an exported folder, or a hub id.
@@ -104,22 +189,42 @@ def embed(
         out: file to write.
         columns: meaning -> name of the user's column.
         quiet: no progress on the terminal.
+        role: what texts are, for an encoder that puts something in front of queries or documents.
+
+    Returns:
+        The file; None in a process that only helped.
+
+    Raises:
+        UserError: the file cannot be written, the encoder has no roles, or the folder beside the file has vectors of
+            other data or of another encoder.
     """
     file = Path(out)
     if file.suffix not in EMBEDDINGS:
         raise UserError(f"--out {file}: allowed endings are {', '.join(EMBEDDINGS)}")
     check_writable(file)
-    encoder, progress = load_encoder(place).to(fastest_device()), Progress(not quiet)
-    found = encode_source(encoder, data, columns, progress)
-    matrix = found.vectors.numpy()
-    with fresh_file(file) as fresh:
-        if file.suffix == ".npy":
-            with open(fresh, "wb") as target:
-                np.save(target, matrix)
-        else:
-            import pyarrow as pa
-            import pyarrow.parquet as pq
-
-            flat = pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), matrix.shape[1])
-            pq.write_table(pa.table({"name": found.names, "part": found.parts, "vector": flat}), fresh)
+    encoder = load_encoder(place)
+    _check_role(role, encoder, place)
+    runtime = Runtime("float32")
+    progress = Progress(not quiet and runtime.main)
+    rows = Rows(encoder.to(runtime.device), open_source(data, columns), role, progress)
+    identities = [(name, part.identity, len(part)) for name, part in rows.source.parts.items()]
+    key = {"encoder": content_of(encoder), "data": fingerprint(identities), "role": role, "block": BLOCK}
+    blocks = Blocks(file.with_name(file.name + ".part"), rows.spans, key)
+    if not runtime.main:
+        runtime.wait()
+        _encode(rows, blocks, runtime, progress)
+        blocks.wait_for_end()
+        runtime.end()
+        return None
+    with blocks.held():
+        runtime.wait()
+        _encode(rows, blocks, runtime, progress)
+        blocks.wait()
+        with fresh_file(file) as fresh:
+            if file.suffix == ".npy":
+                write_npy(blocks, fresh)
+            else:
+                write_parquet(blocks, rows.names, fresh)
+        blocks.remove()
+    runtime.end()
     return file

@@ -12,6 +12,8 @@ from selfsup.errors import UserError
 from selfsup.image_encoder import ImageEncoder
 from selfsup.predictors.inpainter import PROGRAM, Inpainter
 from selfsup.run import Run, write_text, writing
+from selfsup.sentence_files import loads_as_sentences, sentences_snippet, write_sentences
+from selfsup.text_encoder import TextEncoder
 from selfsup.word_files import words_snippet, write_words
 from selfsup.word_vectors import WordVectors
 
@@ -133,7 +135,7 @@ def export(folder: str | os.PathLike, out: str | os.PathLike) -> dict[str, str]:
     """Copy the networks of a run to a folder for other tools.
 
     Every encoder and predictor gets a folder of its own, with a README.md: `image` for timm, `reconstruct` for torch,
-    the others for transformers, see `AUTO`.
+    the others for transformers, see `AUTO`; `text` for sentence-transformers too.
 
     Returns:
         The code that loads each, by name.
@@ -152,9 +154,12 @@ def export(folder: str | os.PathLike, out: str | os.PathLike) -> dict[str, str]:
     found = {}
     for place in sorted(entry for entry in model.iterdir() if entry.is_dir()):
         goal = target / place.name
-        filler = words = None
-        if place.name == "text" and isinstance(found_encoder := load_encoder(place), WordVectors):
-            words, code = found_encoder, words_snippet(found_encoder, goal)
+        filler = words = sentences = None
+        encoder = load_encoder(place) if place.name == "text" else None
+        if isinstance(encoder, WordVectors):
+            words, code = encoder, words_snippet(encoder, goal)
+        elif isinstance(encoder, TextEncoder) and loads_as_sentences(encoder):
+            sentences, code = encoder, text_snippet(AUTO["text"], goal) + sentences_snippet(encoder, goal)
         elif place.name in AUTO:
             code = text_snippet(AUTO[place.name], goal)
         elif place.name == Inpainter.kind:
@@ -171,5 +176,7 @@ def export(folder: str | os.PathLike, out: str | os.PathLike) -> dict[str, str]:
                 filler.compile(goal)
             if words is not None:
                 write_words(words, goal)
+            if sentences is not None:
+                write_sentences(sentences, goal)
         found[place.name] = code
     return found

@@ -25,7 +25,7 @@ from transformers.utils.logging import disable_progress_bar
 from selfsup.data.tokenizer import Template, end_id, require_fast, with_template, without_template
 from selfsup.encoder import ABOUT, Encoder, evaluating
 from selfsup.errors import UserError
-from selfsup.nn.ragged import length_groups
+from selfsup.nn.ragged import close_groups, length_groups
 from selfsup.ops.pooling import Pool, pooled
 from selfsup.text_network import FUSED_GELU, HEADS, Family, Shape, fresh_network, save_network
 
@@ -50,7 +50,8 @@ DROPOUTS = (
 )
 FAR = 2048  # tokens that are read of a text where neither the network nor its tokenizer sets a limit
 WINDOW = 8192  # texts that are sorted by length at once
-TOKENS = (1 << 12, 1 << 16)  # that pass the network at once, on a CPU and elsewhere
+TOKENS = (1 << 11, 1 << 16)  # that pass the network at once, on a CPU, where more do not fit its caches, and elsewhere
+SPARE = (1 << 5, 1 << 12)  # that pass it in the time that a call costs
 Role = Literal["query", "document"]
 
 
@@ -210,16 +211,23 @@ class TextEncoder(Encoder):
         return np.concatenate([np.array(row, np.int64) for row in rows]), np.array([len(row) for row in rows], np.int64)
 
     def _batches(
-        self, samples: Sequence[str], role: Role | None, most: int | None = None
+        self, samples: Sequence[str], role: Role | None, learning: bool
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Numbers (n,) of some texts, their ids (n, L), and (n, L) which of these are theirs; see `_tokens`.
 
         Texts of about equal length are together, so that there is little padding, with the end token.
+
+        Args:
+            samples: the texts.
+            role: what they are.
+            learning: whether gradients are wanted, which makes many calls dear; else groups are bounded and closer.
         """
+        elsewhere = self.device.type != "cpu"
         for start in range(0, len(samples), WINDOW):
             flat, sizes = map(torch.from_numpy, self._tokens(samples[start : start + WINDOW], role))
             begins = sizes.cumsum(0) - sizes
-            for rows in length_groups(sizes, most):
+            groups = length_groups(sizes) if learning else close_groups(sizes, TOKENS[elsewhere], SPARE[elsewhere])
+            for rows in groups:
                 place = torch.arange(int(sizes[rows[0]]))
                 inside = place < sizes[rows, None]
                 ids = flat[(begins[rows, None] + place).clamp(max=len(flat) - 1)]
@@ -238,7 +246,7 @@ class TextEncoder(Encoder):
         """What `pick` makes of each batch's output, in the order of the texts, on the CPU."""
         found: list[Tensor] = []
         with evaluating(self.module):
-            for rows, ids, inside in self._batches(samples, role, TOKENS[self.device.type != "cpu"]):
+            for rows, ids, inside in self._batches(samples, role, learning=False):
                 some = pick(self._states(ids, inside, layers), inside)
                 found = found or [torch.empty(len(samples), one.shape[1]) for one in some]
                 for whole, one in zip(found, some, strict=True):
@@ -262,7 +270,7 @@ class TextEncoder(Encoder):
         """(B, D) with gradients."""
         parts = [
             (rows, self.reading.vector(self._states(ids, inside).last_hidden_state, inside))
-            for rows, ids, inside in self._batches(samples, None)
+            for rows, ids, inside in self._batches(samples, None, learning=True)
         ]
         order = torch.cat([rows for rows, _ in parts]).argsort()
         return torch.cat([part for _, part in parts])[order.to(self.device)]

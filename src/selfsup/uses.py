@@ -6,7 +6,7 @@ import json as json_format
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -68,19 +68,30 @@ def classify(  # noqa: PLR0913 - flags of one verb
     return 0
 
 
-def embed(run: Positional[str], data: str, out: Path, columns: tuple[str, ...] = ()) -> int:
+def embed(
+    run: Positional[str],
+    data: str,
+    out: Path,
+    columns: tuple[str, ...] = (),
+    role: Literal["query", "document"] | None = None,
+) -> int:
     """One vector for each picture or text, as .npy or .parquet.
+
+    The same command goes on where an earlier one was stopped; torchrun shares the work among processes.
 
     Args:
         run: a run, an exported folder, or hf:ID.
         data: what to embed.
         out: file to write; .parquet holds the names too.
         columns: columns of the data by meaning, such as text=body.
+        role: what the texts are, for an encoder that puts something in front of queries or documents.
     """
     from selfsup.embedding import embed as write_vectors
     from selfsup.prepare import columns_of
 
-    print(write_vectors(run, data, out, columns_of(columns)))
+    file = write_vectors(run, data, out, columns_of(columns), role=role)
+    if file is not None:
+        print(file)
     return 0
 
 

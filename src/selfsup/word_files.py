@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -47,5 +48,13 @@ def write_words(encoder: WordVectors, folder: Path) -> None:
     static.mkdir()
     save_file({"embedding.weight": encoder.rows().detach().float().contiguous()}, static / "model.safetensors")
     encoder.tokenizer.backend_tokenizer.save(str(static / "tokenizer.json"))  # type: ignore[attr-defined]
-    module = {"idx": 0, "name": "0", "path": STATIC, "type": "sentence_transformers.models.StaticEmbedding"}
-    (folder / "modules.json").write_text(json.dumps([module], indent=2))
+    write_modules([(STATIC, "StaticEmbedding")], folder)
+
+
+def write_modules(modules: Sequence[tuple[str, str]], folder: Path) -> None:
+    """Write which modules sentence-transformers makes of a folder: the folder and the class of each, in order."""
+    rows = [
+        {"idx": number, "name": str(number), "path": place, "type": f"sentence_transformers.models.{name}"}
+        for number, (place, name) in enumerate(modules)
+    ]
+    (folder / "modules.json").write_text(json.dumps(rows, indent=2))

@@ -47,6 +47,17 @@ def cell_name(table: Dataset, row: int) -> str:
     return f"row {row}"
 
 
+def cell_names(table: Dataset, start: int, stop: int) -> list[str]:
+    """`cell_name` of some rows, one after the other, by column, which is fast."""
+    found, some = [f"row {row}" for row in range(start, stop)], table.select(range(start, stop))
+    for column in ("text", "image"):  # of which a row has both, its picture names it
+        if column in some.column_names and not isinstance(some.features[column], Value):
+            for place, cell in enumerate(some[column]):
+                if isinstance(cell, Mapping) and cell["path"]:
+                    found[place] = str(cell["path"])
+    return found
+
+
 def label_column(table: Dataset) -> tuple[np.ndarray, tuple[str, ...]]:
     """(N,) int64 labels, -1 for none, and the names of the classes in sorted order."""
     if "label" not in table.column_names:

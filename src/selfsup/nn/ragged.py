@@ -62,6 +62,36 @@ def length_groups(length: Tensor, most: int | None = None) -> list[Tensor]:
     return list(order.split([*cuts, len(sizes) - start]))
 
 
+def close_groups(length: Tensor, most: int, spare: int) -> list[Tensor]:
+    """Row numbers by length, longest first, in groups for a network that runs without gradients.
+
+    Without gradients a call is cheap, so that most groups are of a single length: they need no padding and no mask.
+    Lengths share a group only where few rows have them: until there would be more than `spare` tokens of padding.
+
+    Args:
+        length: (N,) tokens in each row.
+        most: tokens of a group, padding included, unless it is of one row.
+        spare: as many tokens pass the network in the time that a call costs.
+    """
+    order = torch.argsort(length, descending=True, stable=True)
+    sizes, counts = torch.unique_consecutive(length[order], return_counts=True)
+    groups: list[list[int]] = []  # longest row, rows
+    padding = 0
+    for size, count in zip(sizes.tolist(), counts.tolist(), strict=True):
+        wasted = (groups[-1][0] - size) * count if groups else 0
+        if groups and padding + wasted <= spare:
+            groups[-1][1] += count
+            padding += wasted
+        else:
+            groups.append([size, count])
+            padding = 0
+    cuts: list[int] = []
+    for longest, rows in groups:
+        pieces = -(-rows // max(most // longest, 1))
+        cuts += [rows * (piece + 1) // pieces - rows * piece // pieces for piece in range(pieces)]
+    return list(order.split(cuts))
+
+
 def passes(
     network: PreTrainedModel, ids: Tensor, length: Tensor, types: Tensor | None = None
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor | None]]:
