@@ -95,6 +95,44 @@ def embed(
     return 0
 
 
+def mine(  # noqa: PLR0913 - flags of one verb
+    run: Positional[str],
+    data: str,
+    out: Path,
+    corpus: str | None = None,
+    columns: tuple[str, ...] = (),
+    negatives: int = 5,
+    rule: Literal["ratio", "margin", "absolute", "none"] = "ratio",
+    limit: float | None = None,
+    ranks: tuple[int, int] = (0, 100),
+    json: Switch = False,
+) -> int:
+    """Hard negatives for pairs of texts: the nearest ones that do not belong to a query, as a column, .jsonl.
+
+    Args:
+        run: a run on text, an exported folder, or hf:ID; it says what is near.
+        data: pairs, with the columns query and positive.
+        out: file to write; the pairs with a column negative, to train on.
+        corpus: texts to search, in a column text; the positives of all pairs if not given.
+        columns: columns of the pairs by meaning, such as positive=answer.
+        negatives: most for a pair.
+        rule: which near texts are left out as likely positives; see limit.
+        limit: negatives have cosines below this times the positive's (ratio, 0.95 if not given), below the positive's
+            minus this (margin, 0.05), or below this (absolute, 0.7); none takes all.
+        ranks: of the nearest texts, how many are passed over, and how many are looked at.
+        json: print JSON.
+    """
+    from dataclasses import asdict
+
+    from selfsup.mine import mine as find
+    from selfsup.ops.mining import Rule
+    from selfsup.prepare import columns_of
+
+    found = find(run, data, out, corpus, columns_of(columns), negatives, Rule(rule, limit, *ranks))
+    print(json_format.dumps(asdict(found)) if json else f"{out}: {found}")
+    return 0
+
+
 def near(
     run: Positional[str],
     words: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="WORD ...", help_behavior_hint="")],

@@ -95,6 +95,21 @@ def groups(table: Dataset, bad: Bad) -> Iterator[Group]:
         number += len(some["query"])
 
 
+def lacking(bad: Bad, of: int, refusing: bool = True) -> str:
+    """What to say of the rows that make no pair; nothing where all do.
+
+    Raises:
+        UserError: there are too many, which is a mistake in the columns, and `refusing`.
+    """
+    if not bad:
+        return ""
+    which = "; ".join(f"{name}: {reason}" for _, name, reason in bad[:SHOWN])
+    said = f"{len(bad)} of {of} rows make no pair ({which}{'; ...' if len(bad) > SHOWN else ''})"
+    if refusing and len(bad) > MISSING * of:
+        raise UserError(f"{said}; name other columns with --columns query=NAME positive=NAME, or take such rows out")
+    return said
+
+
 def titles(table: Dataset, bad: Bad) -> Iterator[Group]:
     """The first line of each document with the rest of it; a document of one line is added to `bad`."""
     for row, text in enumerate(whole_documents(table, bad)):
@@ -187,19 +202,11 @@ def _write(folder: Path, part: Part, kind: Kind, prompts: Prompts, split: bool, 
 
 
 def _named(folder: Path, part: Part, kind: Kind) -> None:
-    """Say what was left out.
-
-    Raises:
-        UserError: too much was.
-    """
+    """Say what was left out; see `lacking`."""
     bad = json.loads((folder / "store.json").read_text())["bad"]
-    if not bad:
-        return
-    which = "; ".join(f"{name}: {reason}" for _, name, reason in bad[:SHOWN])
-    said = f"{len(bad)} of {len(part)} rows make no pair ({which}{'; ...' if len(bad) > SHOWN else ''})"
-    if kind == "columns" and len(bad) > MISSING * len(part):
-        raise UserError(f"{said}; name other columns with --columns query=NAME positive=NAME, or take such rows out")
-    log.warning("%s; all are named in %s", said, folder / "store.json")
+    said = lacking(bad, len(part), refusing=kind == "columns")
+    if said:
+        log.warning("%s; all are named in %s", said, folder / "store.json")
 
 
 def distinct_texts(

@@ -48,19 +48,19 @@ class Negatives:
     Attributes:
         index: (Q, K) numbers of documents, nearest first; -1 where there are too few.
         cosines: (Q, K) of these; 0 where there is none.
-        looked_at: number of documents within the ranks, over all queries.
-        left_out: how many of these the rule left out.
+        looked_at: (Q,) number of documents within the ranks.
+        left_out: (Q,) how many of these the rule left out.
     """
 
     index: Tensor
     cosines: Tensor
-    looked_at: int
-    left_out: int
+    looked_at: Tensor
+    left_out: Tensor
 
     @property
     def dropped(self) -> float:
         """Share of the documents within the ranks that the rule left out."""
-        return self.left_out / max(self.looked_at, 1)
+        return float(self.left_out.sum() / self.looked_at.sum().clamp(min=1))
 
 
 def hard_negatives(
@@ -100,4 +100,4 @@ def hard_negatives(
     if index.shape[1] < count:
         more = count - index.shape[1]
         index, cosines = (torch.nn.functional.pad(x, (0, more), value=v) for x, v in ((index, -1), (cosines, 0.0)))
-    return Negatives(index, cosines, int(seen.sum()), int((seen & ~good).sum()))
+    return Negatives(index, cosines, seen.sum(1), (seen & ~good).sum(1))
