@@ -263,7 +263,7 @@ def cached(work: Work, size: str, batch: int, rounds: int) -> None:
         tried[str(mini)] = ends[1] - ends[0], mini
         say(f"sentence-transformers, {mini}: {ends[1] - ends[0]:.1f} s a step")
     best = min(tried.values(), key=lambda one: one[0])[1]
-    count = 3
+    count = 2  # the first warms up
 
     def side(work_of: Any) -> Side:  # noqa: ANN401 - a call that gives when each step ended
         def seconds() -> float:

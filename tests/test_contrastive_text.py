@@ -56,7 +56,7 @@ def info_nce_by_hand(queries: Tensor, documents: Tensor, own: list[int], tau: fl
 @pytest.mark.parametrize("block", [1 << 24, 20])
 @pytest.mark.parametrize("negatives", [0, 1, 4])
 def test_info_nce_equals_the_paper(negatives: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contrastive, "BLOCK", block)
+    monkeypatch.setattr(contrastive, "BLOCK", (block, block))
     queries, documents = vectors(6, 5), vectors(6 + 6 * negatives, 5, seed=1)
     ids = torch.arange(len(documents))[:, None]
     known = torch.tensor([[0, 3], [1, -1], [2, -1], [3, 0], [4, -1], [5, 2]])
@@ -86,7 +86,7 @@ def cosent_by_hand(cosines: Tensor, scores: list[float], tau: float) -> Tensor:
 @pytest.mark.parametrize("block", [1 << 24, 16])
 @pytest.mark.parametrize("scores", [[0, 1, 2, 2, 5, 3, 1], [1, 1, 1], [0.5, 0.1]])
 def test_cosent_equals_its_formula(scores: list[float], block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contrastive, "BLOCK", block)
+    monkeypatch.setattr(contrastive, "BLOCK", (block, block))
     cosines = vectors(len(scores))
     loss = cosent(cosines, torch.tensor(scores), torch.tensor(20.0))
     wanted = cosent_by_hand(cosines, scores, 0.05)

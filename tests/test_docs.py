@@ -8,6 +8,7 @@ import runpy
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from selfsup.cli import run
@@ -96,7 +97,6 @@ def test_quickstart_text_commands_run(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def readme_data(folder: Path) -> tuple[Path, Path, Path]:
     """The folders and files that the README's commands name."""
-    import numpy as np
     from PIL import Image
 
     generator = np.random.default_rng(0)
@@ -127,7 +127,30 @@ def readme_data(folder: Path) -> tuple[Path, Path, Path]:
         for n in range(60)
     ]
     (folder / "pairs.jsonl").write_text("\n".join(pairs))
+    embedding_data(folder, generator)
     return folder / "photos", folder / "labelled", folder / "book.txt"
+
+
+def embedding_data(folder: Path, generator: np.random.Generator) -> None:
+    """Pairs, documents, rated pairs and a collection, for embeddings of texts."""
+    texts = [" ".join(generator.choice(["king", "queen", "man", "rules", "works", "a", "the"], 14)) for _ in range(60)]
+    (folder / "documents").mkdir()
+    for number, text in enumerate(texts):
+        (folder / "documents" / f"{number}.txt").write_text(text)
+
+    def write(name: str, rows: list[dict]) -> None:
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    write("documents.jsonl", [{"text": text} for text in texts])
+    write("questions.jsonl", [{"query": text[:20], "positive": text[20:]} for text in texts])
+    rated = "".join(f"{text[:20]},{text[15:40]},{number % 5}\n" for number, text in enumerate(texts))
+    (folder / "rated.csv").write_text(f"sentence1,sentence2,score\n{rated}")
+    (folder / "collection").mkdir()
+    documents = [{"_id": str(n), "title": "", "text": text} for n, text in enumerate(texts)]
+    write("collection/corpus.jsonl", documents)
+    write("collection/queries.jsonl", [{"_id": str(n), "text": text[:20]} for n, text in enumerate(texts[:8])])
+    judged = "".join(f"{n}\t{n}\t1\n" for n in range(8))
+    (folder / "collection" / "qrels.tsv").write_text(f"query-id\tcorpus-id\tscore\n{judged}")
 
 
 def test_objectives_page_is_up_to_date() -> None:

@@ -26,8 +26,9 @@ from selfsup.errors import UserError
 from selfsup.image_encoder import ImageEncoder
 from selfsup.nn.ragged import close_groups
 from selfsup.sentence_files import loads_as_sentences, write_sentences
-from selfsup.text_encoder import Reading, TextEncoder
+from selfsup.text_encoder import TextEncoder
 from selfsup.text_network import Family, Shape
+from selfsup.text_reading import Reading
 from selfsup.vectors import Blocks
 
 ROWS = 14

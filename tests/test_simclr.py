@@ -40,7 +40,7 @@ def views(rows: int = 6, width: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("temperature", [0.1, 0.5])
 @pytest.mark.parametrize("block", [1 << 24, 30])
 def test_loss_and_gradient_equal_the_paper(temperature: float, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contrastive, "BLOCK", block)  # 30 logits at once: blocks of two anchors
+    monkeypatch.setattr(contrastive, "BLOCK", (block, block))  # 30 logits at once: blocks of two anchors
     first, second = views()
     a, b = F.normalize(first, dim=1), F.normalize(second, dim=1)
     loss, correct = nt_xent(a, b, torch.stack([a, b]), 0, temperature)

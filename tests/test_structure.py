@@ -21,7 +21,7 @@ LAYERS = [
     for names in (
         "errors names progress",
         "ops",
-        "data nn encoder image_encoder image_network text_encoder text_network word_vectors predictors "
+        "data nn encoder image_encoder image_network text_encoder text_network text_reading word_vectors predictors "
         "optim layer_decay",
         "recipes settings objective construct prepare size resolve",
         "objectives",

@@ -26,7 +26,8 @@ from selfsup.progress import Progress
 from selfsup.recipes import ImageData
 from selfsup.run import check_writable
 from selfsup.runtime import Runtime
-from selfsup.text_encoder import Role, TextEncoder
+from selfsup.text_encoder import TextEncoder
+from selfsup.text_reading import Role
 from selfsup.vectors import Blocks, Span, write_npy, write_parquet
 from selfsup.word_vectors import WordVectors
 

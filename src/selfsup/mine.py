@@ -25,7 +25,8 @@ from selfsup.ops.mining import Rule, hard_negatives
 from selfsup.progress import Progress
 from selfsup.run import check_writable
 from selfsup.runtime import fastest_device
-from selfsup.text_encoder import Role, TextEncoder
+from selfsup.text_encoder import TextEncoder
+from selfsup.text_reading import Role
 from selfsup.vectors import Blocks, Span
 from selfsup.word_vectors import WordVectors
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -26,8 +25,8 @@ from selfsup.data.tokenizer import Template, end_id, require_fast, with_template
 from selfsup.encoder import ABOUT, Encoder, evaluating
 from selfsup.errors import UserError
 from selfsup.nn.ragged import close_groups, length_groups
-from selfsup.ops.pooling import Pool, pooled
 from selfsup.text_network import FUSED_GELU, HEADS, Family, Shape, fresh_network, save_network
+from selfsup.text_reading import Reading, Role
 
 # What transformers' networks call their rates of dropout.
 DROPOUTS = (
@@ -52,32 +51,6 @@ FAR = 2048  # tokens that are read of a text where neither the network nor its t
 WINDOW = 8192  # texts that are sorted by length at once
 TOKENS = (1 << 11, 1 << 16)  # that pass the network at once, on a CPU, where more do not fit its caches, and elsewhere
 SPARE = (1 << 5, 1 << 12)  # that pass it in the time that a call costs
-Role = Literal["query", "document"]
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How a text becomes a vector.
-
-    Attributes:
-        pool: the mean of the states of all its tokens, or the state of the first, the class token.
-        normalize: whether the vector has the length 1.
-        query, document: what is put in front of a text in this role.
-    """
-
-    pool: Pool = "mean"
-    normalize: bool = False
-    query: str = ""
-    document: str = ""
-
-    def prompt(self, role: Role | None) -> str:
-        """What is put in front of a text."""
-        return {"query": self.query, "document": self.document, None: ""}[role]
-
-    def vector(self, states: Tensor, mask: Tensor) -> Tensor:
-        """(B, D) of last hidden states (B, L, D), of which (B, L) are of a text's own tokens."""
-        found = pooled(states, mask, self.pool)
-        return F.normalize(found, dim=-1) if self.normalize else found
 
 
 def looks_ahead(network: PreTrainedModel) -> bool:

@@ -37,6 +37,7 @@ from selfsup.resolve import located, resolve
 from selfsup.run import Run, check_free
 from selfsup.runtime import Runtime
 from selfsup.summary import describe
+from selfsup.text_encoder import TextEncoder
 
 log = logging.getLogger("selfsup")
 
@@ -57,7 +58,8 @@ def naming_relief(objective: Objective | None) -> Iterator[None]:
         elif not objective.couples_rows:
             relief = "--micro 2 or a smaller --batch"
         else:
-            relief = "--chunk 64 or a smaller --batch"
+            text = any(isinstance(encoder, TextEncoder) for encoder in objective.encoders().values())
+            relief = f"--chunk {4096 if text else 64} or a smaller --batch"  # tokens, or pictures
         raise UserError(
             f"out of memory; start again with {relief}, and another --out if this one holds a run"
         ) from error

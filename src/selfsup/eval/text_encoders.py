@@ -16,7 +16,8 @@ from selfsup.errors import UserError
 from selfsup.eval.probes import encoders_of
 from selfsup.progress import Progress
 from selfsup.run import Run
-from selfsup.text_encoder import Role, TextEncoder
+from selfsup.text_encoder import TextEncoder
+from selfsup.text_reading import Role
 from selfsup.word_vectors import WordVectors
 
 Reads = TextEncoder | WordVectors

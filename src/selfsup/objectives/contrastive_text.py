@@ -44,7 +44,8 @@ from selfsup.ops.mining import Rule, hard_negatives
 from selfsup.ops.pooling import Pool
 from selfsup.ops.precision import at_least_float32
 from selfsup.recipes import STRICT, Budget, Count, Optimizer, PairData, Recipe, TextBackbone
-from selfsup.text_encoder import TOKENS, Reading, TextEncoder
+from selfsup.text_encoder import TOKENS, TextEncoder
+from selfsup.text_reading import Reading
 
 HOT = 100.0  # the largest of one over a learned temperature (Radford et al. 2021, "CLIP", section 2.5)
 

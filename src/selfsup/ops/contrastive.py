@@ -11,7 +11,9 @@ from torch.utils.checkpoint import checkpoint
 
 from selfsup.ops.precision import at_least_float32, no_autocast
 
-BLOCK = 1 << 24  # logits held at once; more are made block by block and made again in the backward pass
+# Logits held at once, on a CPU and elsewhere; more are made block by block, and made again in the backward pass. Larger
+# tensors than some MB a CPU's allocator gives back and takes anew each time (decisions.md).
+BLOCK = (1 << 20, 1 << 24)
 
 
 def _same(first: Tensor, second: Tensor) -> Tensor:
@@ -53,7 +55,7 @@ def info_nce(
     Returns:
         (A,) loss, and (A,) whether its own was the nearest.
     """
-    step = max(BLOCK // len(candidates), 1)
+    step = max(BLOCK[candidates.device.type != "cpu"] // len(candidates), 1)
     if step >= len(anchors):
         return _info_nce_block(anchors, candidates, own, known, ids, scale)
     parts = [
@@ -106,7 +108,7 @@ def cosent(cosines: Tensor, scores: Tensor, scale: Tensor) -> Tensor:
         scores: (N,) how alike they are.
         scale: scalar s, one over the temperature.
     """
-    step = max(BLOCK // len(cosines), 1)
+    step = max(BLOCK[cosines.device.type != "cpu"] // len(cosines), 1)
     blocks = [
         (cosines[i : i + step], cosines, scores[i : i + step], scores, scale) for i in range(0, len(cosines), step)
     ]
