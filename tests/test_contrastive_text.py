@@ -19,11 +19,17 @@ from contract.case import in_float64, load_case, steps, untimed
 from selfsup import recipe as recipe_of
 from selfsup import training as verbs
 from selfsup.data.draw import Draw
+from selfsup.data.pair_reader import ViewReader
+from selfsup.encoder import load_encoder
 from selfsup.errors import UserError
 from selfsup.mining import Mining
+from selfsup.objective import load_objective
 from selfsup.ops.contrastive import cosent, info_nce
 from selfsup.ops.mining import Rule, hard_negatives
+from selfsup.prepare import prepare
+from selfsup.progress import Progress
 from selfsup.run import Run
+from selfsup.text_reading import Reading
 from selfsup.training import resume, train
 from text_pairs import made_up, pair_case
 
@@ -34,6 +40,10 @@ def one_thread(cache):
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+SMALL = {"tokenizer": "byte", "layers": 1, "heads": 2, "width": 16, "batch": 8, "steps": 2, "context": 64}
+GOING_ON = {"layers": None, "heads": None, "width": None, "tokenizer": "bpe"}
 
 
 def vectors(*shape: int, seed: int = 0) -> Tensor:
@@ -186,6 +196,47 @@ def test_what_belongs_together_is_no_negative() -> None:
     there = info_nce_by_hand(queries, documents, list(range(12)), 0.05, belongs)
     back = info_nce_by_hand(documents, queries, list(range(12)), 0.05, {(j, i) for i, j in belongs})
     assert float(found["loss"]) == pytest.approx(float((there + back) / 2), rel=1e-5)
+
+
+def test_prompts_are_trained_with_and_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
+    monkeypatch.setattr(verbs, "report", lambda *_: None)
+    data = made_up(40)
+    data[0]["positive"] = data[1]["query"]
+    given = {"query_prompt": "q: ", "document_prompt": "d: ", **SMALL}
+    run = train(recipe_of("contrastive_text", **given), tmp_path / "run", data=data, quiet=True)
+    prepared = prepare(run.recipe.data, {"train": data, "valid": data[:4]}, False, Progress(False)).train
+    reader = load_objective("contrastive_text").reader(run.recipe.config, prepared)
+    batch = reader.gather(Draw(0, 0, torch.tensor([0, 1])))
+    ids, sizes = batch["texts"].flatten(0, 1), batch["texts_length"].flatten().tolist()
+    shown = [prepared.tokenizer.decode(row[:size].tolist()) for row, size in zip(ids, sizes, strict=True)]
+    assert [text[:3] for text in shown] == ["q: ", "d: ", "q: ", "d: "]
+    assert batch["texts_id"][0, 1] == batch["texts_id"][1, 0]  # the same text behind another prompt
+    encoder = load_encoder(run.folder)
+    assert encoder.reading == Reading("mean", True, "q: ", "d: ")
+    assert torch.allclose(encoder.encode(["sunrise"], "query"), encoder.encode(["q: sunrise"]))
+    assert torch.allclose(encoder.encode(["sunrise"]).norm(), torch.tensor(1.0))
+    train(recipe_of("contrastive_text", **{**SMALL, **GOING_ON, "init": str(run.folder)}), tmp_path / "b", data, True)
+    assert "trained with --query-prompt 'q: ' --document-prompt 'd: '" in caplog.text
+
+
+def test_titles_and_what_follows_are_pairs(caplog: pytest.LogCaptureFixture) -> None:
+    data = [f"Title {number}\nBody of {number}.\nMore." for number in range(30)] + ["one line"]
+    recipe = recipe_of("contrastive_text", pairs="title", **SMALL)
+    store = prepare(recipe.data, {"train": data, "valid": data[:2]}, False, Progress(False)).train
+    texts = [store.tokenizer.decode(store.read(*store.places[number]).tolist()) for number in store.rows[3]]
+    assert texts == ["Title 3", "Body of 3.\nMore."] and len(store.rows) == 30
+    assert "1 of 31 rows make no pair (row 30: one line only)" in caplog.text
+
+
+def test_long_texts_are_cut_or_split_and_it_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    data = [*made_up(20), {"query": "short", "positive": "long " * 100}]
+    reader = pair_case(data).reader()
+    assert int(reader.gather(Draw(0, 0, torch.tensor([20])))["texts_length"].max()) == 62  # between two marks
+    assert "6 of 42 texts are longer than 62 tokens" in caplog.text
+    plain = prepare(recipe_of("contrastive_text", **SMALL).data, ["long " * 100] * 20, False, Progress(False)).train
+    reader = ViewReader(plain, 62, spans=False)
+    assert len(reader) > len(plain.texts()[0]) and "texts are read as" in caplog.text
 
 
 def test_spans_lie_in_their_text_and_change_with_the_epoch() -> None:
@@ -378,6 +429,8 @@ def test_bad_settings_are_refused(tmp_path: Path) -> None:
     assert "no column 'query'" in refused(texts, tmp_path, pairs="columns")
     assert "have 16 numbers" in refused(rows, tmp_path, dimensions=(8, 64))
     assert "no room" in refused(rows, tmp_path, context=2)
+    graded = made_up(40, graded=True)
+    assert "drop it" in refused(graded, tmp_path, sides="both") and "drop it" in refused(graded, tmp_path, mine_every=2)
     assert "larger than the data" in refused(rows, tmp_path, batch=400)
 
 

@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
 
 import selfsup
 from selfsup.data.draw import Draw
@@ -15,7 +21,7 @@ from selfsup.data.facts import TextFacts
 from selfsup.data.tokenizer import Template, load_tokenizer, train_tokenizer, with_template, without_template
 from selfsup.errors import UserError
 from selfsup.objective import Batch
-from selfsup.objectives import causal_lm, sentence_order
+from selfsup.objectives import causal_lm, contrastive_text, sentence_order
 from selfsup.predictors.generator import Generator
 from selfsup.text_encoder import FAR, TextEncoder
 from selfsup.text_network import Shape
@@ -130,3 +136,32 @@ def test_bert_s_own_tokenizer_loses_its_marks_for_good(tmp_path: Path) -> None:
     without_template(tokenizer).save_pretrained(tmp_path)
     again = load_tokenizer(str(tmp_path))
     assert again("some words")["input_ids"] == [5, 6] and (again.cls_token, again.mask_token) == ("[CLS]", "[MASK]")
+
+
+@pytest.mark.parametrize("family", [*ENCODERS, *DECODERS])
+def test_any_network_learns_embeddings(family: str, tmp_path: Path) -> None:
+    """Every weight that is trained is in the graph; a pooler, which no vector passes through, is not trained."""
+    torch.manual_seed(0)
+    plain = train_tokenizer("byte", 261, [])
+    tokenizer = with_template(plain) if family in ENCODERS else without_template(plain)
+    own = {**ENCODERS, **DECODERS}[family]
+    AutoModel.from_config(config_of(family, own, tokenizer)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    encoder = TextEncoder.from_hub(str(tmp_path), None, 32)
+    objective = contrastive_text.build(contrastive_text.Config(context=32), FACTS, {"text": encoder})
+    ids = torch.tensor([[0, 1, 2], [3, 4, -1]])
+    batch = {
+        "texts": torch.randint(97, 123, (2, 3, 12), generator=torch.Generator().manual_seed(0)),
+        "texts_length": torch.tensor([[12, 9, 3], [5, 12, 0]]), "texts_id": ids, "known": ids[:, :1],
+    }  # fmt: skip
+    draw = Draw(0, 0, torch.arange(2))
+    loss = objective.train()(batch, draw)["loss"]
+    assert torch.equal(loss, objective(batch, draw)["loss"])  # no rate of dropout is left
+    loss.backward()
+    for name, weight in objective.named_parameters():
+        assert (weight.grad is None) == (not weight.requires_grad) and (weight.requires_grad or "pooler" in name), name
+    found = objective.encoders()["text"]
+    found.save(tmp_path / "saved")
+    texts = ["some words", "a few more words than those"]
+    assert torch.allclose(TextEncoder.load(tmp_path / "saved").encode(texts), found.encode(texts), atol=1e-5)
+    assert torch.allclose(found.encode(texts).norm(dim=1), torch.ones(2))

@@ -127,6 +127,7 @@ def prepare_pairs(source: Source, data: PairData, progress: Progress) -> Prepare
     facts = replace(
         text_facts(train, len(train.rows), data.tokenizer), query_prompt=prompts.query,
         document_prompt=prompts.document, plain=False,
+        scored=len(train.scores) > 0,
     )  # fmt: skip
     return Prepared(train, held_out, facts)
 

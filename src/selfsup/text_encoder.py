@@ -26,7 +26,7 @@ from selfsup.encoder import ABOUT, Encoder, evaluating
 from selfsup.errors import UserError
 from selfsup.nn.ragged import close_groups, length_groups
 from selfsup.text_network import FUSED_GELU, HEADS, Family, Shape, fresh_network, save_network
-from selfsup.text_reading import Reading, Role
+from selfsup.text_reading import Reading, Role, reading_of
 
 # What transformers' networks call their rates of dropout.
 DROPOUTS = (
@@ -166,7 +166,9 @@ class TextEncoder(Encoder):
         longest = longest_text(model.config, tokenizer)
         if context is not None and longest is not None and context > longest:
             raise UserError(f"--context {context} is more than {name} can read; the most is {longest}")
-        return cls(model, tokenizer, context or longest or FAR)
+        about = Path(place) / ABOUT
+        reading = reading_of(json.loads(about.read_text())) if about.exists() else None
+        return cls(model, tokenizer, context or longest or FAR, reading)
 
     def _tokens(self, samples: Sequence[str], role: Role | None) -> tuple[np.ndarray, np.ndarray]:
         """(all,) ids of texts one after the other, each between the tokenizer's marks, if it has any, and (B,) lengths.
@@ -276,5 +278,5 @@ class TextEncoder(Encoder):
         """The inverse of `save`."""
         disable_progress_bar()
         record = json.loads((folder / ABOUT).read_text())
-        reading = Reading(**record.get("reading", {}))  # older runs have none
-        return cls(AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder), record["context"], reading)
+        model, tokenizer = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+        return cls(model, tokenizer, record["context"], reading_of(record))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -36,3 +36,8 @@ class Reading:
         """(B, D) of last hidden states (B, L, D), of which (B, L) are of a text's own tokens."""
         found = pooled(states, mask, self.pool)
         return F.normalize(found, dim=-1) if self.normalize else found
+
+
+def reading_of(about: dict[str, Any]) -> Reading:
+    """What a folder's `selfsup.json` says; older ones say nothing, nor do heads."""
+    return Reading(**about.get("reading", {}))

@@ -42,6 +42,7 @@ class TextFacts:
         query_prompt: what stands in front of queries, in data of pairs.
         document_prompt: what stands in front of the other texts.
         plain: whether rows are plain texts, of which pairs are yet to be made.
+        scored: whether rows are pairs with a graded score.
     """
 
     rows: int
@@ -53,6 +54,7 @@ class TextFacts:
     query_prompt: str = ""
     document_prompt: str = ""
     plain: bool = True
+    scored: bool = False
     kind: str = "text"
 
 

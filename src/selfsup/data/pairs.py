@@ -74,11 +74,12 @@ def _score(cell: object) -> float | None:
 
 
 def groups(table: Dataset, bad: Bad) -> Iterator[Group]:
-    """The rows of a table with the columns `query` and `positive`, and where they are there `negative...` and `score`.
+    """The rows of a table with the columns `query` and `positive`, and where it is there `score`, else `negative...`.
 
     A cell may hold a list: of several positives each makes a row. What lacks something is added to `bad`.
     """
-    negatives, scored = negative_columns(table), "score" in table.column_names
+    scored = "score" in table.column_names
+    negatives = [] if scored else negative_columns(table)  # CoSENT compares pairs by their scores alone
     wanted = table.select_columns(["query", "positive", *negatives, *["score"] * scored])
     number = 0
     for some in wanted.iter(batch_size=BATCH):

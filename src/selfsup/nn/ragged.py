@@ -135,7 +135,9 @@ def text_vectors(network: PreTrainedModel, ids: Tensor, length: Tensor, pool: Po
     def group(some: Tensor, sizes: Tensor) -> Tensor:
         inside = torch.arange(some.shape[1], device=some.device) < sizes[:, None]
         mask = None if bool(inside.all()) else inside.long()
-        return pooled(network.base_model(input_ids=some, attention_mask=mask).last_hidden_state, inside, pool)
+        return pooled(
+            network.base_model(input_ids=some, attention_mask=mask, use_cache=False).last_hidden_state, inside, pool
+        )
 
     groups = length_groups(length, most)
     parts = [(ids[rows, : int(length[rows[0]])], length[rows]) for rows in groups]

@@ -3,7 +3,7 @@
 van den Oord, Li, Vinyals 2018 (InfoNCE, equation 4) over rows of a query, a positive and any number of negatives: a
 query has to pick its positive among the positives and negatives of all rows in the batch, over all processes. What is
 known to belong to it is no candidate: other positives of the query, equal texts, the query itself. Where rows have a
-graded score, CoSENT (Su 2022) takes its place: pairs have to lie in the order of their scores.
+graded score, CoSENT (Su 2022) takes its place: pairs have to lie in the order of their scores; negatives are not read.
 Without pairs two views are made of each text: two spans (Izacard et al. 2022, "Contriever"), or the same text twice
 under dropout (Gao, Yao, Chen 2021, "SimCSE").
 
@@ -18,6 +18,7 @@ default.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from typing import Annotated, Literal
@@ -47,6 +48,7 @@ from selfsup.recipes import STRICT, Budget, Count, Optimizer, PairData, Recipe, 
 from selfsup.text_encoder import TOKENS, TextEncoder
 from selfsup.text_reading import Reading
 
+log = logging.getLogger("selfsup")
 HOT = 100.0  # the largest of one over a learned temperature (Radford et al. 2021, "CLIP", section 2.5)
 
 
@@ -229,12 +231,24 @@ def build(config: Config, facts: TextFacts, encoders: Mapping[str, TextEncoder])
     """The objective around a transformer."""
     given = encoders["text"]
     reading = Reading(config.pool, True, facts.query_prompt, facts.document_prompt)
+    if (given.reading.query, given.reading.document) not in (("", ""), (reading.query, reading.document)):
+        log.warning(
+            "the start was trained with --query-prompt %r --document-prompt %r, this run has other ones",
+            given.reading.query, given.reading.document,
+        )  # fmt: skip
     encoder = TextEncoder(given.model, given.tokenizer, config.context, reading)
     if config.pool == "cls" and not Template.of(encoder.tokenizer).start:
         raise UserError("--pool cls: the tokenizer puts no class token in front of a text; use --pool mean")
     over = [size for size in config.dimensions if size > encoder.width]
     if over:
         raise UserError(f"--dimensions {over[0]}: the vectors have {encoder.width} numbers; give fewer")
+    if facts.scored:  # CoSENT has one way of comparing
+        for flag, asked in (("--sides both", config.sides == "both"), ("--mine-every", config.mine_every)):
+            if asked:
+                raise UserError(f"{flag} is for pairs without a score; drop it, or take the column 'score' out")
+    for name, part in encoder.module.named_children():
+        if "pooler" in name:  # BERT's, which the vector does not pass through
+            part.requires_grad_(False)
     if facts.plain and config.views == "dropout":
         drops = any(isinstance(part, nn.Dropout) and part.p > 0 for part in encoder.module.modules())
         if not drops:
@@ -243,13 +257,13 @@ def build(config: Config, facts: TextFacts, encoders: Mapping[str, TextEncoder])
 
 
 def recipe() -> Recipe:
-    """The measured setting for one machine (docs/results.md)."""
+    """The setting for minutes on one machine."""
     return Recipe(
         objective="contrastive_text",
         config=Config(),
         data=PairData(source="sample:prose"),
         backbone=TextBackbone(),
-        optimizer=Optimizer(batch=128, rate=1e-3),
+        optimizer=Optimizer(batch=128, optimizer="muon", rate=4e-3, matrix_rate=0.02, momentum=0.95),
         budget=Budget(minutes=3),
     )
 
