@@ -2,14 +2,15 @@
 
     python benchmarks/tables.py NAME --data DIR [--out runs/tables] [--seeds 0 1 2] [--keep FILE]
 
-NAME: `glyphs` (the demo; needs no data), `cifar10` (DIR has train/ and test/ with a folder a class), `shakespeare` (DIR
-has the text), `sst2`, `trec` and `understanding` (DIR has train.csv and test.csv with a text and a label; give each set
-of `understanding` an --out of its own; its two objectives have one network, but for what a token may look at), `order`
-(DIR has train/ and test/ with books), `sharing`, `windows`, `muon` and `dial` (DIR has books), `pictures` (all
-objectives for pictures; DIR is as for `cifar10`). Each run is the printed command; a run that is complete is not done
-again, nor one whose scores are in FILE, where they are written as a line of JSON a run (docs/results/ has such files).
-Progress goes to standard error, the table to standard output: a column for each kind of run, and behind them the
-alternatives of the first kind that has such a score.
+NAME: `glyphs` (the demo; needs no data), `cifar10` (DIR has train/ and test/ with a folder a class), `shakespeare`
+(DIR has the text), `sst2`, `trec` and `understanding` (DIR has train.csv and test.csv with a text and a label; give
+each set of `understanding` an --out of its own; its two objectives have one network, but for what a token may look
+at), `order` (DIR has train/ and test/ with books), `sharing`, `windows`, `muon` and `dial` (DIR has books),
+`pictures` (all objectives for pictures; DIR is as for `cifar10`), `titles` and `spans` (mined negatives; DIR is a
+collection with or without titles, as cranfield, cisi and npl; give each an --out of its own). Each run is the printed
+command; a run that is complete is not done again, nor one whose scores are in FILE, where they are written as a line
+of JSON a run (docs/results/ has such files). Progress goes to standard error, the table to standard output: a column
+for each kind of run, and behind them the alternatives of the first kind that has such a score.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from transformers import ModernBertDecoderConfig, ModernBertDecoderForCausalLM
 
 from selfsup.runtime import Runtime
 
+MINED = {"in batch": "", "naive": "--mine-every 20 --mine-rule none ", "positive-aware": "--mine-every 20 "}
 JOBS = {  # kinds of runs by table
     "glyphs": {"run": "train simclr --data sample:glyphs"},
     "cifar10": {"run": "train simclr --data {data} --minutes 16"},
@@ -61,9 +63,21 @@ JOBS = {  # kinds of runs by table
         name: f"train {name} --data {{data}} --minutes 10"
         for name in ("simclr", "mae", "dino", "rotation", "jigsaw", "inpainting")
     },
+    "titles": {
+        kind: "train contrastive_text --data {data}/corpus.jsonl --columns query=title positive=text --size nano "
+        f"{flags}--minutes 2"
+        for kind, flags in MINED.items()
+    },
+    "spans": {
+        kind: f"train contrastive_text --data {{data}}/corpus.jsonl --pairs text --size nano {flags}--minutes 2"
+        for kind, flags in MINED.items()
+    },
     "dial": {size: f"train masked_lm --data {{data}} --size {size} --minutes 5" for size in ("nano", "tiny")},
 }
-EVALS = {"pictures": ("--labels 1% 100%", "--labels 1% --fine-tune")}  # flags of `eval`, where not once without any
+RETRIEVAL = ("--task retrieval --data {data}",)
+EVALS = {  # flags of `eval`, where not once without any
+    "pictures": ("--labels 1% 100%", "--labels 1% --fine-tune"), "titles": RETRIEVAL, "spans": RETRIEVAL,
+}  # fmt: skip
 SCORE = ("task", "labels", "metric", "representation", "mean", "chance")  # what the table is made of
 
 
@@ -88,7 +102,9 @@ def lines(folder: Path) -> list[dict]:
     """The results of a run, and its cost."""
     found = logged(folder)
     last = {tuple(line.get(key) for key in SCORE[:4]): line for line in found}
-    scores = [line for line in last.values() if line["task"] not in ("pretext", "health", "online knn", "verdict")]
+    scores = [
+        line for line in last.values() if line["task"] not in ("pretext", "health", "mining", "online knn", "verdict")
+    ]
     run = json.loads((folder / "run.json").read_text())
     own = next((line for line in reversed(found) if line["task"] == "pretext"), {})
     asked = {
@@ -153,7 +169,7 @@ def results(name: str, data: str, out: Path, seeds: list[int], keep: Path | None
             elif not judged(folder):
                 call("resume", str(folder))
             for flags in EVALS.get(name, ("",))[judged(folder) :]:
-                call("eval", str(folder), *flags.split())
+                call("eval", str(folder), *flags.format(data=data).split())
             found[kind].append(lines(folder))
             if keep:
                 scores = [{name: line[name] for name in SCORE} for line in lines(folder)]

@@ -106,7 +106,7 @@ def card(run: Run, code: str) -> str:
         f"| {task} | {who} | {labels:.2g} | {metric} | {line['mean']:.4f} | {line['chance']:.4f} "
         f"| {line.get('data', 'held-out')} |"
         for (task, who, metric, labels), line in last.items()
-        if task not in ("health", "online knn", "verdict")
+        if task not in ("health", "mining", "online knn", "verdict")
     ]
     head = ["| task | representation | labels | metric | value | chance | data |", "|---|---|---|---|---|---|---|"]
     verdicts = [line["text"] for line in last.values() if line["task"] == "verdict"]

@@ -53,7 +53,7 @@ def show(run: Positional[str], json: Switch = False) -> int:
     found = Run(run)
     record = {**found.record, "step": found.step, "checkpoints": found.steps}
     print(json_format.dumps(record, indent=2))
-    scores = [line for line in found.lines("evals.jsonl") if line["task"] not in ("pretext", "health")]
+    scores = [line for line in found.lines("evals.jsonl") if line["task"] not in ("pretext", "health", "mining")]
     if scores and not json:
         from selfsup.tables import results_text
 
