@@ -16,6 +16,7 @@ from __future__ import annotations
 import csv
 import json
 import multiprocessing
+import os
 import random
 import re
 import statistics
@@ -47,6 +48,7 @@ from selfsup.data.samples import load_sample
 from selfsup.data.tokenizer import train_tokenizer
 from selfsup.loop import Training
 from selfsup.objective import load_objective
+from selfsup.ops.contrastive import BLOCK
 from selfsup.planning import make_plan
 from selfsup.prepare import prepare
 from selfsup.progress import Progress
@@ -279,14 +281,19 @@ def cached(work: Work, size: str, batch: int, rounds: int) -> None:
     )
     chunked, peer, direct = in_turn(rounds, *sides)
     about = {"batch": batch, "size": size, **SETTINGS}
-    used = {}
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as alone:
-        for name, rows, chunk in (("chunked", batch, CHUNK), ("direct", batch, None), ("batch of 64", BATCH, None)):
-            used[name] = round(alone.submit(memory, work.folder, work.pairs, rows, chunk).result(), 1)
+    used: dict[str, dict[str, float]] = {}
+    for kept in ("given back", "kept"):  # what is freed, by glibc: it keeps small pieces, and larger ones in between
+        os.environ |= {"MALLOC_MMAP_THRESHOLD_": "500000"} if kept == "given back" else {}
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as alone:
+            for name, rows, chunk in (("chunked", batch, CHUNK), ("direct", batch, None), ("batch of 64", BATCH, None)):
+                found = alone.submit(memory, work.folder, work.pairs, rows, chunk).result()
+                used.setdefault(kept, {})[name] = round(found, 1)
+        os.environ.pop("MALLOC_MMAP_THRESHOLD_", None)
     width = SIZES[size].width
     allowed = {
         "raw batch": round(batch * 2 * (CONTEXT * 8 * 2 + 24) / 2**20, 1),  # tokens, as read and between their marks
         "vectors and their gradient": round(2 * batch * 2 * width * 4 / 2**20, 1),
+        "a block of logits": BLOCK[0] * 4 / 2**20,
     }
     sides[0].about |= about | {
         "seconds_a_step": round(statistics.median(chunked) / (count - 1), 2), "chunk_tokens": CHUNK,
