@@ -173,6 +173,10 @@ class Ready:
         """Cosines of vectors of length 1."""
         return torch.as_tensor(first) @ second.T
 
+    def similarity_pairwise(self, first: np.ndarray, second: np.ndarray) -> torch.Tensor:
+        """The same of rows with each other."""
+        return (torch.as_tensor(first) * torch.as_tensor(second)).sum(1)
+
     def get_embedding_dimension(self) -> int:
         """D."""
         return self.queries.shape[1]
