@@ -131,6 +131,10 @@ def _read(data: Data, corpus: Data | None, columns: dict[str, str] | None) -> tu
         every = (text for one in found.parts.values() for text in whole_documents(one.table, []))
         texts = [text for text in every if text.strip()]
         identity += [one.identity for one in found.parts.values()]
+    if any(row.score is not None for row in rows):
+        Progress(True).say(
+            "the pairs have scores: contrastive_text goes by these, and reads negatives only without them"
+        )
     if len(rows) < 2:
         raise UserError(f"{source.name}: {len(rows)} pairs; two or more are needed")
     return Pairs.of(rows, texts), fingerprint(identity)
@@ -144,7 +148,7 @@ def _encoded(encoder: Encoder, texts: list[str], role: Role, blocks: Blocks, pro
             some = texts[span.start : span.stop]
             found = encoder.encode(some, role) if isinstance(encoder, TextEncoder) else encoder.encode(some)
             blocks.write(number, F.normalize(found, dim=1).nan_to_num(0.0).numpy())
-            progress.part(f"encoding {role}s", blocks.done(), len(texts))
+            progress.part(f"encoding, {role}", blocks.done(), len(texts))
         return torch.from_numpy(np.concatenate([vectors for _, vectors in blocks.read()]))
 
 
