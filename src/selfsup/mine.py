@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ from selfsup.text_reading import Role
 from selfsup.vectors import Blocks, Span
 from selfsup.word_vectors import WordVectors
 
+log = logging.getLogger("selfsup")
 BLOCK = 8192  # texts that are encoded, or rows that are searched for, before they are written
 AT_ONCE = 2048  # rows of scores in memory
 
@@ -123,7 +125,7 @@ def _read(data: Data, corpus: Data | None, columns: dict[str, str] | None) -> tu
     bad: list[tuple[int, str, str]] = []
     rows = list(groups(part.table, bad))
     if said := lacking(bad, len(part)):
-        Progress(True).say(said)
+        log.warning(said)
     texts, identity = None, [part.identity]
     if corpus is not None:
         found = open_source(corpus)
@@ -132,9 +134,7 @@ def _read(data: Data, corpus: Data | None, columns: dict[str, str] | None) -> tu
         texts = [text for text in every if text.strip()]
         identity += [one.identity for one in found.parts.values()]
     if any(row.score is not None for row in rows):
-        Progress(True).say(
-            "the pairs have scores: contrastive_text goes by these, and reads negatives only without them"
-        )
+        log.warning("the pairs have scores: contrastive_text goes by these, and reads negatives only without them")
     if len(rows) < 2:
         raise UserError(f"{source.name}: {len(rows)} pairs; two or more are needed")
     return Pairs.of(rows, texts), fingerprint(identity)

@@ -117,8 +117,7 @@ class Mining:
         Raises:
             UserError: they are gone, or others than the checkpoint names.
         """
-        if self.run is None:
-            return self._mine(step)
+        assert self.run is not None  # steps are timed from the first on, so theirs are mined
         file = self._file(self.run, step)
         if not file.exists():
             raise UserError(f"{file} is missing: the negatives that {self.run.folder} goes on with; put it back")

@@ -73,7 +73,7 @@ def encoded(encoder: Reads, texts: list[str], role: Role | None, who: str, progr
         who: name of the encoder, for the progress.
         progress: shows the work.
     """
-    distinct = sorted(dict.fromkeys(texts), key=len)  # those of one batch are about as long, and little is padded
+    distinct = list(dict.fromkeys(texts))
     parts = []
     for start in range(0, len(distinct), AT_ONCE):
         progress.part(f"{who}: {role or 'text'}", start, len(distinct))
