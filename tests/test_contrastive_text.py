@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +27,7 @@ from selfsup.mining import Mining
 from selfsup.objective import load_objective
 from selfsup.ops.contrastive import cosent, info_nce
 from selfsup.ops.mining import Rule, hard_negatives
+from selfsup.optim import Plan
 from selfsup.prepare import prepare
 from selfsup.progress import Progress
 from selfsup.run import Run
@@ -396,6 +398,28 @@ def test_killed_around_a_mining_equals_the_straight_run(
         with pytest.raises(Killed):
             mined_run(tmp_path / "run")
     assert same(go_on(tmp_path / "run"), straight)
+
+
+def test_mining_is_part_of_the_time_of_a_step() -> None:
+    """A budget in minutes knows what mining takes; what was tried is undone."""
+
+    def pace(slow: float) -> float:
+        case = pair_case(ROWS, mine_every=4, mined=2)
+        training = case.training()
+        found = training.objective.companions
+
+        def companions(marks: dict) -> tuple[Tensor, dict[str, float]]:
+            time.sleep(slow)
+            return found(marks)
+
+        training.objective.companions = companions
+        before = {name: value.clone() for name, value in training.objective.state_dict().items()}
+        seconds = training.time_steps(Plan(start=0, stop=10**6, warmup=10**6, cooldown=1, schedule="linear"))
+        assert all(torch.equal(value, before[name]) for name, value in training.objective.state_dict().items())
+        assert [companions for _, _, companions in training.mining.stretches(0, 4)] == [None]
+        return seconds
+
+    assert pace(2.0) - pace(0) == pytest.approx(2.0 / 4, rel=0.3)
 
 
 def test_lost_or_changed_companions_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,12 +93,13 @@ class Training:
         )
 
     def time_steps(self, plan: Plan, count: int = 20, skip: int = 3, enough: float = 5.0) -> float:
-        """Seconds a step takes, data wait included, by a few that are undone afterwards.
+        """Seconds a step takes, its share of mining and of waiting for data included, by a few that are undone.
 
         Of `count` steps, or as many as `enough` seconds allow, at least 5; the first `skip` do not count. An objective
         that changes on the way goes through all its states: the mean of the medians of four parts.
         """
         before = deepcopy(self.state())
+        mining = self.mining.rehearse()
         count = min(count, max(self.order.steps_per_epoch, skip + 1))
         ends = []
         for number, parts in enumerate(self.read(0, count)):
@@ -111,7 +112,7 @@ class Training:
             ends.append(time.perf_counter())
         self.load(before)
         taken = np.diff(ends[skip - 1 :])
-        return float(np.mean([np.median(part) for part in np.array_split(taken, min(4, len(taken)))]))
+        return float(np.mean([np.median(part) for part in np.array_split(taken, min(4, len(taken)))])) + mining
 
     def flops(self) -> int | None:
         """Operations of a step, over all processes, which all take part."""

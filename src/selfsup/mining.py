@@ -41,9 +41,13 @@ class Mining:
         self._seconds = 0.0
         self._now: Companions | None = None  # in force
         self._named: dict[str, Any] = {}  # by the checkpoint that the run goes on from
+        self._rehearsal: Companions | None = None  # in force while steps are only timed
 
     def stretches(self, start: int, stop: int) -> Iterator[tuple[int, int, Companions | None]]:
         """(first step, step after the last, companions) of each stretch with the same; mined when their turn comes."""
+        if self._rehearsal is not None:
+            yield start, stop, self._rehearsal
+            return
         while start < stop:
             end = stop if self.every is None else min((start // self.every + 1) * self.every, stop)
             self._now = self._in_force(start)
@@ -63,10 +67,27 @@ class Mining:
         finally:
             self._seconds += time.perf_counter() - began
 
-    def _mine(self, step: int) -> Companions:
-        """Encode all rows, each process its share, and find the companions; equal on all processes."""
-        rows, world = len(self.reader), self.runtime.world
-        share = -(-rows // world)
+    def rehearse(self) -> float:
+        """Seconds that mining adds to a step, by mining among a part of the rows.
+
+        Companions that are drawn by chance are in force from then on, until `load`.
+        """
+        if self.every is None:
+            return 0.0
+        began, rows, world = time.perf_counter(), len(self.reader), self.runtime.world
+        part = min(rows, ROWS * world)
+        marks = self._marks(part)
+        encoded = (time.perf_counter() - began) * rows / part
+        began = time.perf_counter()
+        found, _ = self.objective.companions(marks)
+        searched = (time.perf_counter() - began) * (rows / part) ** 2  # every row among all
+        drawn = np.random.default_rng(self.recipe.seed).integers(rows, size=(rows, found.shape[1]))
+        self._rehearsal = Companions(0, torch.from_numpy(drawn))
+        return (encoded + searched) / self.every
+
+    def _marks(self, rows: int) -> dict[str, torch.Tensor]:
+        """What the objective knows of the first rows, each process its share; equal on all processes."""
+        share = -(-rows // self.runtime.world)
         mine = np.arange(self.runtime.rank * share, (self.runtime.rank + 1) * share).clip(max=rows - 1)
         order = [(-1, mine[i : i + ROWS]) for i in range(0, share, ROWS)]
         parts: dict[str, list[torch.Tensor]] = {}
@@ -76,8 +97,12 @@ class Mining:
                     marks = self.objective.marks(self.runtime.move(batch), draw.to(self.runtime.device))
                 for name, value in marks.items():
                     parts.setdefault(name, []).append(value)
-            all_marks = {name: gather(torch.cat(part))[:rows].cpu() for name, part in parts.items()}
-            found = self.objective.companions(all_marks) if self.runtime.main else None
+            return {name: gather(torch.cat(part))[:rows].cpu() for name, part in parts.items()}
+
+    def _mine(self, step: int) -> Companions:
+        """Encode all rows and find the companions; equal on all processes."""
+        marks = self._marks(len(self.reader))
+        found = self.objective.companions(marks) if self.runtime.main else None
         of_rows, about = self.runtime.same(found)  # type: ignore[misc]
         companions = Companions(step, of_rows)
         if self.runtime.main and self.run is not None:
@@ -138,6 +163,7 @@ class Mining:
     def load(self, state: dict[str, Any]) -> None:
         """Go back to a state."""
         self._named, self._now, self._seconds = state.get("companions", {}), None, 0.0
+        self._rehearsal = None
 
 
 def _name(step: int, rows: np.ndarray) -> dict[str, Any]:
