@@ -414,7 +414,8 @@ def test_mining_is_part_of_the_time_of_a_step() -> None:
 
         training.objective.companions = companions
         before = {name: value.clone() for name, value in training.objective.state_dict().items()}
-        seconds = training.time_steps(Plan(start=0, stop=10**6, warmup=10**6, cooldown=1, schedule="linear"))
+        plan = Plan(start=0, stop=10**6, warmup=10**6, cooldown=1, schedule="linear")
+        seconds = training.time_steps(plan, mined=True)
         assert all(torch.equal(value, before[name]) for name, value in training.objective.state_dict().items())
         assert [companions for _, _, companions in training.mining.stretches(0, 4)] == [None]
         return seconds

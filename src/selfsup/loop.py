@@ -92,14 +92,14 @@ class Training:
             f"last checkpoint: {self.saved}; try a lower --rate, or --precision float32, and look at these rows"
         )
 
-    def time_steps(self, plan: Plan, count: int = 20, skip: int = 3, enough: float = 5.0) -> float:
-        """Seconds a step takes, its share of mining and of waiting for data included, by a few that are undone.
+    def time_steps(self, plan: Plan, mined: bool = False, count: int = 20, skip: int = 3, enough: float = 5.0) -> float:
+        """Seconds a step takes, data wait included, by a few that are undone; `mined`: with companions, and mining.
 
         Of `count` steps, or as many as `enough` seconds allow, at least 5; the first `skip` do not count. An objective
         that changes on the way goes through all its states: the mean of the medians of four parts.
         """
         before = deepcopy(self.state())
-        mining = self.mining.rehearse()
+        mining = self.mining.rehearse() if mined else 0.0
         count = min(count, max(self.order.steps_per_epoch, skip + 1))
         ends = []
         for number, parts in enumerate(self.read(0, count)):

@@ -72,8 +72,7 @@ class Mining:
 
         Companions that are drawn by chance are in force from then on, until `load`.
         """
-        if self.every is None:
-            return 0.0
+        assert self.every is not None
         began, rows, world = time.perf_counter(), len(self.reader), self.runtime.world
         part = min(rows, ROWS * world)
         marks = self._marks(part)

@@ -31,8 +31,13 @@ def count_steps(recipe: Recipe, training: Training, runtime: Runtime, progress: 
         return max(math.ceil(budget.epochs * training.order.steps_per_epoch), 1)
     assert budget.minutes is not None
     trial = Plan(start=0, stop=10**6, warmup=10**6, cooldown=1, schedule="linear")
-    seconds = runtime.same(training.time_steps(trial))
-    steps = max(int(budget.minutes * 60 / seconds), 1)
+    seconds, room = runtime.same(training.time_steps(trial)), budget.minutes * 60
+    steps, every = int(room / seconds), training.mining.every
+    if every is not None and steps > every:  # from then on there is mining
+        mined = runtime.same(training.time_steps(trial, mined=True))
+        steps = every + int((room - every * seconds) / mined)
+        seconds = room / max(steps, 1)
+    steps = max(steps, 1)
     epochs = steps / training.order.steps_per_epoch
     progress.say(f"{budget.minutes:g} minutes are {steps:,} steps of {seconds * 1e3:.0f} ms, {epochs:.1f} epochs")
     return steps
