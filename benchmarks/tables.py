@@ -7,7 +7,8 @@ NAME: `glyphs` (the demo; needs no data), `cifar10` (DIR has train/ and test/ wi
 each set of `understanding` an --out of its own; its two objectives have one network, but for what a token may look
 at), `order` (DIR has train/ and test/ with books), `sharing`, `windows`, `muon` and `dial` (DIR has books),
 `pictures` (all objectives for pictures; DIR is as for `cifar10`), `titles` and `spans` (mined negatives; DIR is a
-collection with or without titles, as cranfield, cisi and npl; give each an --out of its own). Each run is the printed
+collection with or without titles, as cranfield, cisi and npl; give each an --out of its own), `sts` (DIR is what
+benchmarks/sts_data.py writes, and has a run of word2vec in words/; its second kind goes on from its first). Each run is the printed
 command; a run that is complete is not done again, nor one whose scores are in FILE, where they are written as a line
 of JSON a run (docs/results/ has such files). Progress goes to standard error, the table to standard output: a column
 for each kind of run, and behind them the alternatives of the first kind that has such a score.
@@ -29,7 +30,8 @@ from transformers import ModernBertDecoderConfig, ModernBertDecoderForCausalLM
 
 from selfsup.runtime import Runtime
 
-MINED = {"in batch": "", "naive": "--mine-every 20 --mine-rule none ", "positive-aware": "--mine-every 20 "}
+SHALLOW = "--layers 1 --heads 4 --width 256"  # learns most in minutes, by pairs that are held out (docs/decisions.md)
+MINED = {"in batch": "", "naive": " --mine-rule none", "positive-aware": " --mine-ranks 30 130"}
 JOBS = {  # kinds of runs by table
     "glyphs": {"run": "train simclr --data sample:glyphs"},
     "cifar10": {"run": "train simclr --data {data} --minutes 16"},
@@ -64,19 +66,27 @@ JOBS = {  # kinds of runs by table
         for name in ("simclr", "mae", "dino", "rotation", "jigsaw", "inpainting")
     },
     "titles": {
-        kind: "train contrastive_text --data {data}/corpus.jsonl --columns query=title positive=text --size nano "
-        f"{flags}--minutes 2"
+        kind: "train contrastive_text --data {data}/corpus.jsonl --columns query=title positive=text --batch 64 "
+        f"{SHALLOW} --dropout 0.1 --minutes 1.5{flags and ' --mine-every 40'}{flags}"
         for kind, flags in MINED.items()
     },
     "spans": {
-        kind: f"train contrastive_text --data {{data}}/corpus.jsonl --pairs text --size nano {flags}--minutes 2"
+        kind: "train contrastive_text --data {data}/corpus.jsonl --pairs text --context 64 "
+        f"{SHALLOW} --minutes 3{flags and ' --mine-every 150'}{flags}"
         for kind, flags in MINED.items()
+    },
+    "sts": {
+        "no labels": "train contrastive_text --data {data}/sentences.jsonl --context 64 --vocabulary 1024 --batch 256 "
+        f"{SHALLOW} --minutes 2",
+        "with scores": "train contrastive_text --data {data}/graded --context 64 --init {before} --batch 64 --rate 5e-4 "
+        "--dropout 0.1 --temperature 0.2 --minutes 1",
     },
     "dial": {size: f"train masked_lm --data {{data}} --size {size} --minutes 5" for size in ("nano", "tiny")},
 }
 RETRIEVAL = ("--task retrieval --data {data}",)
 EVALS = {  # flags of `eval`, where not once without any
     "pictures": ("--labels 1% 100%", "--labels 1% --fine-tune"), "titles": RETRIEVAL, "spans": RETRIEVAL,
+    "sts": ("--task sts --data {data}/stsb --words {data}/words",),
 }  # fmt: skip
 SCORE = ("task", "labels", "metric", "representation", "mean", "chance")  # what the table is made of
 
@@ -152,17 +162,21 @@ def results(name: str, data: str, out: Path, seeds: list[int], keep: Path | None
     kept = [json.loads(line) for line in keep.read_text().splitlines()] if keep and keep.exists() else []
     known = {(run["kind"], run["seed"]): run["scores"] for run in kept}
     for seed in seeds:
+        folder = before = out
         for kind, command in JOBS[name].items():
+            before, folder = (
+                folder,
+                out / "-".join([name, *([] if kind == "run" else [kind.replace(" ", "_")]), str(seed)]),
+            )
             if (kind, seed) in known:
                 found[kind].append(known[kind, seed])
                 continue
-            folder = out / "-".join([name, *([] if kind == "run" else [kind.replace(" ", "_")]), str(seed)])
             code = out / f"{folder.name}.commit"
             if not (folder / "run.json").exists():
                 start = out / f"decoder-{seed}"
                 if "{decoder}" in command:
                     decoder(start, data, seed)
-                job = [word.format(data=data, decoder=start) for word in command.split()]
+                job = [word.format(data=data, decoder=start, before=before) for word in command.split()]
                 out.mkdir(parents=True, exist_ok=True)
                 code.write_text(commit())  # what trains it: the evaluation may come later
                 call(*job, "--seed", str(seed), "--out", str(folder))
@@ -197,13 +211,13 @@ def table(runs: dict[str, list[list[dict]]]) -> str:
     head = "| task | labels | metric | " + " | ".join(names) + " |\n|---|---|---|" + "---|" * len(names)
     body = []
     for (task, labels, metric), row in cells.items():
-        percent = 100 if "accuracy" in metric else 1
+        percent, digits = 100 if "accuracy" in metric else 1, 3 if task in ("retrieval", "sts") else 2
         shown = []
         for name in names:
             values = [percent * value for value in row.get(name, [])]
             sd = statistics.stdev(values) if len(values) > 1 else 0.0
-            figure = f"{statistics.mean(values):.2f}" if values else ""
-            shown.append(f"{figure} ± {sd:.2f}" if sd > 0.005 else figure)
+            figure = f"{statistics.mean(values):.{digits}f}" if values else ""
+            shown.append(f"{figure} ± {sd:.{digits}f}" if sd > 0.5 / 10**digits else figure)
         body.append(f"| {task} | {labels} | {metric}{' %' if percent == 100 else ''} | " + " | ".join(shown) + " |")
     return "\n".join([head, *body])
 

@@ -263,7 +263,7 @@ def recipe() -> Recipe:
         config=Config(),
         data=PairData(source="sample:prose"),
         backbone=TextBackbone(),
-        optimizer=Optimizer(batch=128, optimizer="muon", rate=4e-3, matrix_rate=0.02, momentum=0.95),
+        optimizer=Optimizer(batch=128, rate=1e-3),
         budget=Budget(minutes=3),
     )
 
