@@ -8,10 +8,10 @@ each set of `understanding` an --out of its own; its two objectives have one net
 at), `order` (DIR has train/ and test/ with books), `sharing`, `windows`, `muon` and `dial` (DIR has books),
 `pictures` (all objectives for pictures; DIR is as for `cifar10`), `titles` and `spans` (mined negatives; DIR is a
 collection with or without titles, as cranfield, cisi and npl; give each an --out of its own), `sts` (DIR is what
-benchmarks/sts_data.py writes, and has a run of word2vec in words/; its second kind goes on from its first). Each run is the printed
-command; a run that is complete is not done again, nor one whose scores are in FILE, where they are written as a line
-of JSON a run (docs/results/ has such files). Progress goes to standard error, the table to standard output: a column
-for each kind of run, and behind them the alternatives of the first kind that has such a score.
+benchmarks/sts_data.py writes, and has a run of word2vec in words/; its second kind goes on from its first). Each run is
+the printed command; a run that is complete is not done again, nor one whose scores are in FILE, where they are written
+as a line of JSON a run (docs/results/ has such files). Progress goes to standard error, the table to standard output: a
+column for each kind of run, and behind them the alternatives of the first kind that has such a score.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ JOBS = {  # kinds of runs by table
     "sts": {
         "no labels": "train contrastive_text --data {data}/sentences.jsonl --context 64 --vocabulary 1024 --batch 256 "
         f"{SHALLOW} --minutes 2",
-        "with scores": "train contrastive_text --data {data}/graded --context 64 --init {before} --batch 64 --rate 5e-4 "
-        "--dropout 0.1 --temperature 0.2 --minutes 1",
+        "with scores": "train contrastive_text --data {data}/graded --context 64 --init {before} --batch 64 "
+        "--rate 5e-4 --dropout 0.1 --temperature 0.2 --minutes 1",
     },
     "dial": {size: f"train masked_lm --data {{data}} --size {size} --minutes 5" for size in ("nano", "tiny")},
 }
