@@ -72,7 +72,7 @@ JOBS = {  # kinds of runs by table
     },
     "spans": {
         kind: "train contrastive_text --data {data}/corpus.jsonl --pairs text --context 64 "
-        f"{SHALLOW} --minutes 3{flags and ' --mine-every 150'}{flags}"
+        f"{SHALLOW} --minutes 5{flags and ' --mine-every 300'}{flags}"
         for kind, flags in MINED.items()
     },
     "sts": {
