@@ -6,12 +6,12 @@ NAME: `glyphs` (the demo; needs no data), `cifar10` (DIR has train/ and test/ wi
 (DIR has the text), `sst2`, `trec` and `understanding` (DIR has train.csv and test.csv with a text and a label; give
 each set of `understanding` an --out of its own; its two objectives have one network, but for what a token may look
 at), `order` (DIR has train/ and test/ with books), `sharing`, `windows`, `muon` and `dial` (DIR has books),
-`pictures` (all objectives for pictures; DIR is as for `cifar10`), `titles` and `spans` (mined negatives; DIR is a
-collection with or without titles, as cranfield, cisi and npl; give each an --out of its own), `sts` (DIR is what
-benchmarks/sts_data.py writes, and has a run of word2vec in words/; its second kind goes on from its first). Each run is
-the printed command; a run that is complete is not done again, nor one whose scores are in FILE, where they are written
-as a line of JSON a run (docs/results/ has such files). Progress goes to standard error, the table to standard output: a
-column for each kind of run, and behind them the alternatives of the first kind that has such a score.
+`pictures` (all objectives for pictures; DIR is as for `cifar10`), `titles` and `spans` (mined negatives; DIR is what
+benchmarks/known_items.py writes; give each an --out of its own), `sts` (DIR is what benchmarks/sts_data.py writes, and
+has a run of word2vec in words/; its second kind goes on from its first). Each run is the printed command; a run that is
+complete is not done again, nor one whose scores are in FILE, where they are written as a line of JSON a run
+(docs/results/ has such files). Progress goes to standard error, the table to standard output: a column for each kind of
+run, and behind them the alternatives of the first kind that has such a score.
 """
 
 from __future__ import annotations
@@ -66,12 +66,12 @@ JOBS = {  # kinds of runs by table
         for name in ("simclr", "mae", "dino", "rotation", "jigsaw", "inpainting")
     },
     "titles": {
-        kind: "train contrastive_text --data {data}/corpus.jsonl --columns query=title positive=text --batch 64 "
-        f"{SHALLOW} --dropout 0.1 --minutes 1.5{flags and ' --mine-every 40'}{flags}"
+        kind: "train contrastive_text --data {data}/pairs --batch 64 --temperature 0.1 "
+        f"{SHALLOW} --dropout 0.1 --minutes 2{flags and ' --mine-every 40'}{flags}"
         for kind, flags in MINED.items()
     },
     "spans": {
-        kind: "train contrastive_text --data {data}/corpus.jsonl --pairs text --context 64 "
+        kind: "train contrastive_text --data {data}/pairs --pairs text --context 64 --temperature 0.1 "
         f"{SHALLOW} --minutes 5{flags and ' --mine-every 300'}{flags}"
         for kind, flags in MINED.items()
     },
@@ -83,7 +83,7 @@ JOBS = {  # kinds of runs by table
     },
     "dial": {size: f"train masked_lm --data {{data}} --size {size} --minutes 5" for size in ("nano", "tiny")},
 }
-RETRIEVAL = ("--task retrieval --data {data}",)
+RETRIEVAL = ("--task retrieval --data {data}/judged", "--task retrieval --data {data}/known")
 EVALS = {  # flags of `eval`, where not once without any
     "pictures": ("--labels 1% 100%", "--labels 1% --fine-tune"), "titles": RETRIEVAL, "spans": RETRIEVAL,
     "sts": ("--task sts --data {data}/stsb --words {data}/words",),
@@ -111,6 +111,9 @@ def judged(folder: Path) -> int:
 def lines(folder: Path) -> list[dict]:
     """The results of a run, and its cost."""
     found = logged(folder)
+    for line in found:
+        if line["task"] == "retrieval":  # by people's judgements, or of known items
+            line["task"] += f", {Path(line['data']).name}"
     last = {tuple(line.get(key) for key in SCORE[:4]): line for line in found}
     scores = [
         line for line in last.values() if line["task"] not in ("pretext", "health", "mining", "online knn", "verdict")
@@ -211,7 +214,7 @@ def table(runs: dict[str, list[list[dict]]]) -> str:
     head = "| task | labels | metric | " + " | ".join(names) + " |\n|---|---|---|" + "---|" * len(names)
     body = []
     for (task, labels, metric), row in cells.items():
-        percent, digits = 100 if "accuracy" in metric else 1, 3 if task in ("retrieval", "sts") else 2
+        percent, digits = 100 if "accuracy" in metric else 1, 3 if task.startswith(("retrieval", "sts")) else 2
         shown = []
         for name in names:
             values = [percent * value for value in row.get(name, [])]
