@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from selfsup.data.part import Part, cell_names
-from selfsup.data.pixels import probe_sizes
+from selfsup.data.pixels import PixelStore, probe_sizes
 from selfsup.data.source import Data, Source, open_source
 from selfsup.data.store import fingerprint
 from selfsup.encoder import Encoder, load_encoder
@@ -52,7 +52,7 @@ class Rows:
             for name, part in source.parts.items()
             for start in range(0, len(part), BLOCK)
         ]
-        self._pictures: dict[str, Callable[[int, int], Tensor]] = {}
+        self._pictures: dict[str, PixelStore] = {}
 
     def names(self, span: Span) -> list[str]:
         """File of each row, or its number."""
@@ -63,8 +63,8 @@ class Rows:
         part = self.source.parts[span.part]
         if isinstance(self.encoder, ImageEncoder):
             if span.part not in self._pictures:
-                self._pictures[span.part] = self._open(self.encoder, part)
-            return self._pictures[span.part](span.start, span.stop)
+                self._pictures[span.part] = pictures_of(self.encoder, part, self.source.name, self.progress)
+            return encode_pictures(self.encoder, self._pictures[span.part], np.arange(span.start, span.stop))
         texts, broken = texts_of(Part(part.table.select(range(span.start, span.stop)), part.identity, part.folder))
         found = (
             self.encoder.encode(texts, self.role)
@@ -74,18 +74,18 @@ class Rows:
         found[sorted(broken)] = torch.nan
         return found
 
-    def _open(self, encoder: ImageEncoder, part: Part) -> Callable[[int, int], Tensor]:
-        """Prepare the pictures of a part; what it returns encodes some of them."""
-        resolution = resolution_for(encoder.about.size, probe_sizes(part.table))
-        store = open_part(part, resolution, ImageData(source=self.source.name), self.progress)
 
-        def vectors(start: int, stop: int) -> Tensor:
-            rows = np.arange(start, stop)
-            found = encoder.encode(store.subset(rows))
-            found[torch.from_numpy(store.good[rows] != rows)] = torch.nan  # not the next good one's vector
-            return found
+def pictures_of(encoder: ImageEncoder, part: Part, source: str, progress: Progress) -> PixelStore:
+    """The pictures of a part, prepared for an encoder."""
+    resolution = resolution_for(encoder.about.size, probe_sizes(part.table))
+    return open_part(part, resolution, ImageData(source=source), progress)
 
-        return vectors
+
+def encode_pictures(encoder: ImageEncoder, store: PixelStore, rows: np.ndarray) -> Tensor:
+    """(n, D): a vector for each of some rows, not a number where no picture can be read."""
+    found = encoder.encode(store.subset(rows))
+    found[torch.from_numpy(store.good[rows] != rows)] = torch.nan  # not the next good one's vector
+    return found
 
 
 @dataclass(frozen=True)

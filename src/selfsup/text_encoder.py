@@ -170,6 +170,12 @@ class TextEncoder(Encoder):
         reading = reading_of(json.loads(about.read_text())) if about.exists() else None
         return cls(model, tokenizer, context or longest or FAR, reading)
 
+    def room(self, role: Role | None = None) -> int:
+        """Tokens that are read of a text itself, beside the tokenizer's marks and what is put in front of a role."""
+        marks, prompt = Template.of(self.tokenizer), self.reading.prompt(role)
+        taken = len(self.tokenizer(prompt, add_special_tokens=False)["input_ids"]) if prompt else 0
+        return self.context - len(marks.start) - len(marks.stop) - taken
+
     def _tokens(self, samples: Sequence[str], role: Role | None) -> tuple[np.ndarray, np.ndarray]:
         """(all,) ids of texts one after the other, each between the tokenizer's marks, if it has any, and (B,) lengths.
 

@@ -10,18 +10,17 @@ from torch import Tensor
 
 from selfsup.eval.overlap import WORD
 from selfsup.eval.tfidf import weighted_words
+from selfsup.ops.bm25 import rarity, weight
 from selfsup.ops.topk import largest
 
-K1, B = 1.2, 0.75
 AT_ONCE = 256  # queries
 
 
 def bm25(documents: list[str], queries: list[str]) -> tuple[csr_matrix, csr_matrix]:
     """(Q, V) and (N, V): rows whose products are the BM25 scores of Robertson et al. 1994, as Lucene has them.
 
-    The score is the sum over the words of a query, as often as they stand in it, of
-    log(1 + (N - n + 0.5) / (n + 0.5)) * f * (k1 + 1) / (f + k1 * (1 - b + b * length / mean length)), for a word that
-    is in n of N documents, and f times in this one. Words are lower-case runs of letters and digits, as they are.
+    The score is the sum over the words of a query, as often as they stand in it, of their rarity times their weight in
+    the document (`ops.bm25`). Words are lower-case runs of letters and digits, as they are.
 
     Args:
         documents: N texts.
@@ -32,12 +31,9 @@ def bm25(documents: list[str], queries: list[str]) -> tuple[csr_matrix, csr_matr
     counts = csr_matrix(counter.fit_transform([*documents, "0"])[:-1], dtype=np.float64)  # (N, V)
     asked = csr_matrix(counter.transform(queries), dtype=np.float64)  # (Q, V)
     within = np.bincount(counts.indices, minlength=counts.shape[1])  # (V,) documents that have the word
-    rarity = np.log1p((len(documents) - within + 0.5) / (within + 0.5))
     length = np.asarray(counts.sum(1))[:, 0]
-    norm = K1 * (1 - B + B * length / max(length.mean(), 1e-12))  # (N,)
-    often = counts.data
-    counts.data = often * (K1 + 1) / (often + np.repeat(norm, np.diff(counts.indptr)))
-    return asked, csr_matrix(counts @ diags(rarity))
+    counts.data = weight(counts.data, np.repeat(length, np.diff(counts.indptr)), length.mean())
+    return asked, csr_matrix(counts @ diags(rarity(within, len(documents))))
 
 
 def tf_idf(documents: list[str], queries: list[str]) -> tuple[csr_matrix, csr_matrix]:

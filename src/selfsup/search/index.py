@@ -1,0 +1,268 @@
+"""An index: passages or pictures with their vectors and words, on disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from selfsup.data.source import Data, Source, open_source
+from selfsup.embedding import content_of
+from selfsup.encoder import Encoder, load_encoder
+from selfsup.errors import UserError
+from selfsup.progress import Progress
+from selfsup.run import writing
+from selfsup.runtime import fastest_device
+from selfsup.search.passages import Cut
+from selfsup.search.segment import Segment
+from selfsup.search.shelf import CONTENTS, Contents, Named, Shelf, sync, sync_all
+from selfsup.search.writing import Writer
+
+NAMED = 5  # ids that a message names
+TRIES = 5  # to open what another process is just changing
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a change did.
+
+    Attributes:
+        added: documents that are new.
+        renewed: documents that have another content now.
+        kept: documents that were there as they are.
+        removed: documents that are not there any more.
+        passages: rows that were added.
+        bad: (name, reason) of documents that could not be read.
+    """
+
+    added: int = 0
+    renewed: int = 0
+    kept: int = 0
+    removed: int = 0
+    passages: int = 0
+    bad: tuple[tuple[str, str], ...] = ()
+
+
+class Index:
+    """An index in its folder, as it was when it was opened or changed last by this object.
+
+    Attributes:
+        shelf: the folder.
+        encoder: what makes its vectors.
+        contents: what is in force.
+        segments: its rows.
+    """
+
+    def __init__(self, folder: str | os.PathLike, encoder: Encoder) -> None:
+        self.shelf, self.encoder = Shelf(Path(folder)), encoder
+        self._open()
+
+    def _open(self) -> None:
+        for number in range(TRIES):
+            self.contents = self.shelf.read()
+            try:
+                self.segments = [self._segment(one) for one in self.contents.segments]
+            except FileNotFoundError:  # forgotten by who changed the index since it was read
+                if number == TRIES - 1:
+                    raise
+            else:
+                return
+
+    def _segment(self, named: Named) -> Segment:
+        there = np.ones(named.rows, bool)
+        if named.gone is not None:
+            there[np.load(self.shelf.folder / named.gone)] = False
+        return Segment(self.shelf.folder / named.name, self.contents.about["width"], there).opened()
+
+    @classmethod
+    def build(
+        cls,
+        place: str | os.PathLike,
+        data: Data,
+        out: str | os.PathLike,
+        columns: dict[str, str] | None = None,
+        *,
+        passage: int | None = None,
+        overlap: int | None = None,
+        dimensions: int | None = None,
+        quiet: bool = False,
+    ) -> tuple[Index, Change]:
+        """Index everything that a source holds.
+
+        Args:
+            place: a run, an exported folder, or a hub id.
+            data: texts or pictures, see `open_source`.
+            out: folder of the index.
+            columns: meaning -> name of the user's column.
+            passage: tokens of a passage of text; see `Cut.of`.
+            overlap: tokens that it shares with the one before.
+            dimensions: keep so many first numbers of the vectors, of an encoder trained with --dimensions.
+            quiet: no progress on the terminal.
+
+        Raises:
+            UserError: there is an index already, nothing to index, or the folder cannot be written.
+        """
+        folder = Path(out)
+        if (folder / CONTENTS).exists():
+            raise UserError(f"{folder} is an index already; selfsup search add puts more into it")
+        if folder.exists() and any(entry.name != "lock" and not _ours(entry) for entry in folder.iterdir()):
+            raise UserError(f"--out {folder} holds other files; give a new folder")
+        encoder = load_encoder(place).to(fastest_device())
+        source = open_source(data, columns)
+        width = encoder.width  # type: ignore[attr-defined]
+        if dimensions is not None and not 0 < dimensions <= width:
+            raise UserError(f"--dimensions {dimensions}: the encoder's vectors have {width} numbers; give fewer")
+        cut = Cut.of(encoder, passage, overlap)
+        about = {
+            "encoder": os.fspath(place), "content": content_of(encoder), "kind": encoder.kind,
+            "width": dimensions or width, "passage": cut.size, "overlap": cut.overlap,
+        }  # fmt: skip
+        shelf = Shelf(folder)
+        with shelf.held():
+            fresh = Contents(about)
+            shelf.tidy(fresh)
+            contents, change = _added(shelf, fresh, [], encoder, source, Progress(not quiet))
+            if not contents.segments:
+                raise UserError(f"{source.name}: nothing could be indexed{_first_bad(change.bad)}")
+            shelf.put(contents)
+        return cls(folder, encoder), change
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike, encoder: str | os.PathLike | None = None) -> Index:
+        """Open an index with the encoder that it names, or one in another place, which has to be the same.
+
+        Raises:
+            UserError: no index, or another encoder.
+        """
+        about = Shelf(Path(folder)).read().about
+        place = about["encoder"] if encoder is None else os.fspath(encoder)
+        found = load_encoder(place).to(fastest_device())
+        if content_of(found) != about["content"]:
+            raise UserError(
+                f"{folder} was built with {about['encoder']}, whose vectors are not those of {place} as it is now; "
+                "give that encoder, or build the index anew"
+            )
+        return cls(folder, found)
+
+    def add(self, data: Data, columns: dict[str, str] | None = None, quiet: bool = False) -> Change:
+        """Put more into the index; a document whose id is there takes the place of that one, if it is another.
+
+        Raises:
+            UserError: nothing can be read, or the folder cannot be written.
+        """
+        source = open_source(data, columns)
+        with self.shelf.held():
+            self._open()
+            self.shelf.tidy(self.contents)
+            contents, change = _added(
+                self.shelf, self.contents, self.segments, self.encoder, source, Progress(not quiet)
+            )
+            self.shelf.put(contents)
+            self._open()
+        return change
+
+    def remove(self, ids: Iterable[str]) -> Change:
+        """Take documents out, by id.
+
+        Raises:
+            UserError: one of them is not there; nothing is removed then.
+        """
+        asked = set(ids)
+        with self.shelf.held():
+            self._open()
+            rows = [[row for row, (name,) in one.alive("id") if name in asked] for one in self.segments]
+            found = {name for one in self.segments for _, (name,) in one.alive("id") if name in asked}
+            if missing := sorted(asked - found):
+                named = ", ".join(map(repr, missing[:NAMED])) + (", ..." if len(missing) > NAMED else "")
+                raise UserError(f"{self.shelf.folder} has no document {named}; nothing was removed")
+            self.shelf.put(_without(self.shelf, self.contents, self.segments, rows))
+            self._open()
+        return Change(removed=len(asked))
+
+    def save(self, out: str | os.PathLike) -> None:
+        """Copy the index, as it is in force, to a new folder.
+
+        Raises:
+            UserError: the folder is not empty, or cannot be written.
+        """
+        target = Path(out)
+        if target.exists() and any(target.iterdir()):
+            raise UserError(f"{target} holds files already; give a new folder")
+        with writing(target):
+            target.mkdir(parents=True, exist_ok=True)
+            for named in self.contents.segments:
+                shutil.copytree(self.shelf.folder / named.name, target / named.name)
+                if named.gone is not None:
+                    shutil.copy(self.shelf.folder / named.gone, target / named.gone)
+            sync_all(target)
+        Shelf(target).put(self.contents)
+
+    def __len__(self) -> int:
+        """Rows that count."""
+        return sum(int(one.there.sum()) for one in self.segments)
+
+
+def _ours(entry: Path) -> bool:
+    """Whether a file can be what a killed build left."""
+    return entry.name.startswith(("segment-", "gone-", CONTENTS))
+
+
+def _first_bad(bad: Iterable[tuple[str, str]]) -> str:
+    return next((f"; {name}: {reason}" for name, reason in bad), "")
+
+
+def _without(shelf: Shelf, contents: Contents, segments: list[Segment], rows: list[list[int]]) -> Contents:
+    """The contents without some rows of each segment, whose lists are on the disk."""
+    kept = []
+    for named, segment, some in zip(contents.segments, segments, rows, strict=True):
+        if not some:
+            kept.append(named)
+            continue
+        gone = np.union1d(np.flatnonzero(~segment.there), some)
+        if len(gone) == named.rows:
+            continue  # nothing of it is left
+        file = shelf.folder / f"gone-{contents.serial + 1:06}-{named.name}.npy"
+        with writing(file):
+            np.save(file, gone)
+            sync(file)
+        kept.append(replace(named, gone=file.name))
+    return replace(contents, segments=tuple(kept))
+
+
+def _added(
+    shelf: Shelf, contents: Contents, segments: list[Segment], encoder: Encoder, source: Source, progress: Progress
+) -> tuple[Contents, Change]:
+    """The contents with what a source holds, all of it on the disk, and what changes by that."""
+    there: dict[str, Any] = {}  # stamp of each document
+    for one in segments:
+        there |= {name: stamp for _, (name, stamp) in one.alive("id", "stamp")}
+    folder = shelf.folder / f"segment-{contents.serial + 1:06}"
+    about = contents.about
+    writer = Writer(folder, encoder, Cut(about["passage"], about["overlap"]), about["width"], progress)
+    try:
+        written = writer.write(source, there)
+        if written.rows:
+            with writing(folder):
+                sync_all(folder)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    renewed = written.ids & there.keys()
+    rows = (
+        [[row for row, (name,) in one.alive("id") if name in renewed] for one in segments]
+        if renewed
+        else [[]] * len(segments)
+    )
+    kept = _without(shelf, contents, segments, rows)
+    if written.rows:
+        kept = replace(kept, segments=(*kept.segments, Named(folder.name, written.rows)))
+    change = Change(
+        added=len(written.ids - renewed), renewed=len(renewed), kept=written.kept, passages=written.rows,
+        bad=tuple(written.bad),
+    )  # fmt: skip
+    return kept, change

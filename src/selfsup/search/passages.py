@@ -1,0 +1,174 @@
+"""Documents, and the passages that they are cut into."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Value
+
+from selfsup.data.documents import whole_documents
+from selfsup.data.part import COLUMNS, Part, cell_name
+from selfsup.data.source import Source
+from selfsup.encoder import Encoder
+from selfsup.errors import UserError
+from selfsup.text_encoder import TextEncoder
+
+NAMES = ("id", "_id")  # columns that name a document, the first that is there
+SPAN = Callable[[str], list[tuple[int, int]]]
+
+
+@dataclass(frozen=True)
+class Document:
+    """What is indexed under one id.
+
+    Attributes:
+        id: of the document.
+        row: of the part that it comes from.
+        text: None for a picture.
+        source: file that it was read from; None where there is none.
+        about: its further columns, numbers and strings.
+    """
+
+    id: str
+    row: int
+    text: str | None
+    source: str | None
+    about: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How documents are cut.
+
+    Attributes:
+        size: most tokens of a passage; words for an encoder of word vectors.
+        overlap: tokens that a passage shares with the one before it.
+    """
+
+    size: int
+    overlap: int
+
+    @classmethod
+    def of(cls, encoder: Encoder, size: int | None, overlap: int | None) -> Cut:
+        """For an encoder: all that it reads where no size is given, and a quarter of that in common.
+
+        Raises:
+            UserError: more than it reads, or more in common than a passage holds.
+        """
+        most = None
+        if isinstance(encoder, TextEncoder):
+            most = max(encoder.room("document"), 1)
+        if size is not None and most is not None and size > most:
+            raise UserError(f"--passage {size}: the encoder reads {most} tokens at most; give that or fewer")
+        size = size or min(most or 128, 256)
+        overlap = size // 4 if overlap is None else overlap
+        if overlap >= size:
+            raise UserError(f"--overlap {overlap}: a passage has {size} tokens; give fewer than that")
+        return cls(size, overlap)
+
+    def passages(self, text: str, tokens: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """(start, stop) characters of each passage, without white space around; where that can be, of whole words.
+
+        Args:
+            text: the document.
+            tokens: (start, stop) characters of its tokens.
+        """
+        found: list[tuple[int, int]] = []
+        first, count = 0, len(tokens)
+        while first < count:
+            last = min(first + self.size, count)
+            while last < count and last > first + max(self.size // 2, 1) and not _begins_word(text, tokens[last][0]):
+                last -= 1  # a word that does not fit whole goes to the next passage
+            start, stop = tokens[first][0], tokens[last - 1][1]
+            inside = text[start:stop]
+            start, stop = start + len(inside) - len(inside.lstrip()), start + len(inside.rstrip())
+            if found and found[-1][0] == start:  # but for white space it begins with what the last one was
+                found.pop()
+            if start < stop and (not found or stop > found[-1][1]):
+                found.append((start, stop))
+            if last == count:
+                break
+            after = max(last - self.overlap, first + 1)
+            while after < last and not _begins_word(text, tokens[after][0]):
+                after += 1
+            first = after
+        return found
+
+
+def _begins_word(text: str, place: int) -> bool:
+    """Whether a word can begin at a character: what stands there or before it is white space."""
+    return place == 0 or text[place - 1].isspace() or text[place : place + 1].isspace()
+
+
+def tokens_of(encoder: Encoder) -> SPAN:
+    """What gives the (start, stop) characters of each token of a text: of an encoder, or its words."""
+    if isinstance(encoder, TextEncoder):
+        tokenizer = encoder.tokenizer
+
+        def spans(text: str) -> list[tuple[int, int]]:
+            found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+            return [(start, stop) for start, stop in found["offset_mapping"] if stop > start]
+
+        return spans
+    return lambda text: [match.span() for match in re.finditer(r"\S+", text)]
+
+
+def _about(part: Part) -> list[str]:
+    """Columns of a part that say something more about a document, which can be filtered by."""
+    meaning = {*COLUMNS, *NAMES, "title"} - {"label"}
+    return [
+        name
+        for name, feature in part.table.features.items()
+        if name not in meaning and isinstance(feature, Value) and feature.dtype not in ("binary", "large_binary")
+    ]
+
+
+def documents(source: Source, kind: str, bad: list[tuple[str, str]]) -> Iterator[tuple[str, Document]]:
+    """Every document of a source with the name of its part; those that cannot be read are added to `bad` with why.
+
+    A document's id is its file, below the folder of the source, or its column `id` or `_id`, or the number of its row.
+    A title stands in front of its text.
+
+    Args:
+        source: with a column `text`, or `image`.
+        kind: `text` or `image`.
+        bad: gets (name, reason).
+    """
+    source.require(kind)
+    for name, part in source.parts.items():
+        yield from ((name, one) for one in _of_part(name, part, kind, len(source.parts) > 1, bad))
+
+
+def _of_part(name: str, part: Part, kind: str, several: bool, bad: list[tuple[str, str]]) -> Iterator[Document]:
+    table = part.table
+    column = next((column for column in NAMES if column in table.column_names), None)
+    ids = None if column is None else table[column]
+    titles = table["title"] if kind == "text" and "title" in table.column_names else None
+    about = {name: table[name] for name in _about(part)}
+    broken: list[tuple[int, str, str]] = []
+    texts = whole_documents(table, broken) if kind == "text" else (None for _ in range(len(table)))
+    for row, text in enumerate(texts):
+        file = cell_name(table, row)
+        source = None if file == f"row {row}" else file
+        below = source and (
+            Path(source).relative_to(part.folder) if Path(source).is_relative_to(part.folder) else source
+        )
+        own = str(ids[row]) if ids is not None else str(below) if below else f"{name}/{row}" if several else str(row)
+        if broken and broken[-1][0] == row:
+            bad.append((own, broken[-1][2]))
+            continue
+        if text is not None and titles is not None and titles[row]:
+            text = f"{titles[row]}\n{text}"
+        if text is not None and not text.strip():
+            bad.append((own, "empty"))
+            continue
+        yield Document(own, row, text, source, {key: cells[row] for key, cells in about.items()})
+
+
+def schema_of(source: Source) -> Mapping[str, str]:
+    """Name and kind of the further columns of all parts."""
+    return {name: part.table.features[name].dtype for part in source.parts.values() for name in _about(part)}
