@@ -20,6 +20,7 @@ from selfsup.data.tokenizer import train_tokenizer
 from selfsup.errors import UserError
 from selfsup.eval.bm25 import bm25
 from selfsup.image_encoder import ImageEncoder
+from selfsup.run import held
 from selfsup.search import shelf
 from selfsup.search.index import Index
 from selfsup.search.passages import Cut
@@ -212,7 +213,7 @@ def test_mistakes_are_said_in_a_line(encoder: Path, tmp_path: Path) -> None:
     TextEncoder.load(encoder).fresh(1).save(other)
     with pytest.raises(UserError, match=f"built with {encoder}.*{other}"):
         Index.load(place, other)
-    with shelf.Shelf(place).held(), pytest.raises(UserError, match="another process"):
+    with held(place), pytest.raises(UserError, match="another process"):
         index.remove(["book 1"])
 
 

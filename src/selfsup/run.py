@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -48,6 +49,24 @@ def write_text(path: Path, text: str) -> None:
         fresh = path.with_name(path.name + ".new")
         fresh.write_text(text, encoding="utf-8")
         os.replace(fresh, path)
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """A folder, made where it is not there, for one process at a time.
+
+    Raises:
+        UserError: another process has it, or it cannot be written.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / "lock", "w")  # noqa: SIM115 - held meanwhile
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"another process is writing {folder}; wait for its end, or write elsewhere") from error
+        yield
 
 
 class Run:

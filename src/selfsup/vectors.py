@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from selfsup.errors import UserError
-from selfsup.run import write_text, writing
+from selfsup.run import held, write_text, writing
 
 WAIT = 0.1  # seconds between two looks at what other processes have done
 
@@ -50,16 +49,7 @@ class Blocks:
         Raises:
             UserError: another process works there, or the blocks are of something else, or it cannot be written.
         """
-        with writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = open(self.folder / "lock", "w")  # noqa: SIM115 - held meanwhile
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UserError(
-                    f"another process is writing {self.folder}; wait for its end, or give another --out"
-                ) from error
+        with held(self.folder):
             self._check()
             yield
 

@@ -16,7 +16,7 @@ from selfsup.embedding import content_of
 from selfsup.encoder import Encoder, load_encoder
 from selfsup.errors import UserError
 from selfsup.progress import Progress
-from selfsup.run import writing
+from selfsup.run import held, writing
 from selfsup.runtime import fastest_device
 from selfsup.search.passages import Cut
 from selfsup.search.segment import Segment
@@ -123,7 +123,7 @@ class Index:
             "width": dimensions or width, "passage": cut.size, "overlap": cut.overlap,
         }  # fmt: skip
         shelf = Shelf(folder)
-        with shelf.held():
+        with held(folder):
             fresh = Contents(about)
             shelf.tidy(fresh)
             contents, change = _added(shelf, fresh, [], encoder, source, Progress(not quiet))
@@ -156,7 +156,7 @@ class Index:
             UserError: nothing can be read, or the folder cannot be written.
         """
         source = open_source(data, columns)
-        with self.shelf.held():
+        with held(self.shelf.folder):
             self._open()
             self.shelf.tidy(self.contents)
             contents, change = _added(
@@ -173,7 +173,7 @@ class Index:
             UserError: one of them is not there; nothing is removed then.
         """
         asked = set(ids)
-        with self.shelf.held():
+        with held(self.shelf.folder):
             self._open()
             rows = [[row for row, (name,) in one.alive("id") if name in asked] for one in self.segments]
             found = {name for one in self.segments for _, (name,) in one.alive("id") if name in asked}

@@ -11,7 +11,7 @@ from typing import Any
 from datasets import Value
 
 from selfsup.data.documents import whole_documents
-from selfsup.data.part import COLUMNS, Part, cell_name
+from selfsup.data.part import COLUMNS, Part, cell_names
 from selfsup.data.source import Source
 from selfsup.encoder import Encoder
 from selfsup.errors import UserError
@@ -130,7 +130,8 @@ def _about(part: Part) -> list[str]:
 def documents(source: Source, kind: str, bad: list[tuple[str, str]]) -> Iterator[tuple[str, Document]]:
     """Every document of a source with the name of its part; those that cannot be read are added to `bad` with why.
 
-    A document's id is its file, below the folder of the source, or its column `id` or `_id`, or the number of its row.
+    A document's id is its column `id` or `_id`, or else its file, below the folder of its part, or the number of its
+    row, both behind the name of the part where there are several.
     A title stands in front of its text.
 
     Args:
@@ -151,13 +152,13 @@ def _of_part(name: str, part: Part, kind: str, several: bool, bad: list[tuple[st
     about = {name: table[name] for name in _about(part)}
     broken: list[tuple[int, str, str]] = []
     texts = whole_documents(table, broken) if kind == "text" else (None for _ in range(len(table)))
-    for row, text in enumerate(texts):
-        file = cell_name(table, row)
+    for row, (text, file) in enumerate(zip(texts, cell_names(table, 0, len(table)), strict=True)):
         source = None if file == f"row {row}" else file
         below = source and (
             Path(source).relative_to(part.folder) if Path(source).is_relative_to(part.folder) else source
         )
-        own = str(ids[row]) if ids is not None else str(below) if below else f"{name}/{row}" if several else str(row)
+        own = str(ids[row]) if ids is not None else str(below or row)
+        own = f"{name}/{own}" if several and ids is None else own
         if broken and broken[-1][0] == row:
             bad.append((own, broken[-1][2]))
             continue

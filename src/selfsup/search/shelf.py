@@ -5,12 +5,9 @@ Whatever a process that dies leaves behind is not named in that file, and so not
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -93,23 +90,6 @@ class Shelf:
         if kept.format != FORMAT:
             raise UserError(f"{self.folder} has format {kept.format}, this selfsup reads {FORMAT}; build it anew")
         return kept
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """The right to change the index, for one process at a time.
-
-        Raises:
-            UserError: another process has it, or the folder cannot be written.
-        """
-        with writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = open(self.folder / "lock", "w")  # noqa: SIM115 - held meanwhile
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UserError(f"another process is changing {self.folder}; wait for its end") from error
-            yield
 
     def put(self, contents: Contents) -> Contents:
         """Make it what is in force, all at once, and forget what it does not name.

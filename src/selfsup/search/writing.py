@@ -165,9 +165,11 @@ def stamp_of(document: Document, part: Part) -> str:
     """What tells a document from another one of the same id: size and time of its file, or a digest."""
     if document.source is not None and (stamp := file_stamp(document.source)):
         return stamp
-    cell = part.table[document.row]
-    content = document.text.encode("utf-8", "surrogatepass") if document.text is not None else cell["image"]["bytes"]
-    digest = hashlib.blake2b(content or b"", digest_size=12)
+    if document.text is None:
+        content = part.table[document.row]["image"]["bytes"] or b""
+    else:
+        content = document.text.encode("utf-8", "surrogatepass")
+    digest = hashlib.blake2b(content, digest_size=12)
     digest.update(repr(sorted(document.about.items())).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
