@@ -99,7 +99,7 @@ class Training:
         that changes on the way goes through all its states: the mean of the medians of four parts.
         """
         before = deepcopy(self.state())
-        mining = self.mining.rehearse() if mined else 0.0
+        mining = self.mining.rehearse(mined)
         count = min(count, max(self.order.steps_per_epoch, skip + 1))
         ends = []
         for number, parts in enumerate(self.read(0, count)):

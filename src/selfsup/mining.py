@@ -41,11 +41,12 @@ class Mining:
         self._seconds = 0.0
         self._now: Companions | None = None  # in force
         self._named: dict[str, Any] = {}  # by the checkpoint that the run goes on from
-        self._rehearsal: Companions | None = None  # in force while steps are only timed
+        self._rehearsing = False  # while steps are only timed
+        self._rehearsal: Companions | None = None  # in force meanwhile
 
     def stretches(self, start: int, stop: int) -> Iterator[tuple[int, int, Companions | None]]:
         """(first step, step after the last, companions) of each stretch with the same; mined when their turn comes."""
-        if self._rehearsal is not None:
+        if self._rehearsing:
             yield start, stop, self._rehearsal
             return
         while start < stop:
@@ -67,12 +68,14 @@ class Mining:
         finally:
             self._seconds += time.perf_counter() - began
 
-    def rehearse(self) -> float:
-        """Seconds that mining adds to a step, by mining among a part of the rows.
+    def rehearse(self, mined: bool) -> float:
+        """Seconds that mining adds to a step, by mining among a part of the rows; 0 when not `mined`.
 
-        Companions that are drawn by chance are in force from then on, until `load`.
+        Until `load` companions that are drawn by chance are in force, or none.
         """
-        assert self.every is not None
+        self._rehearsing = True
+        if not mined or self.every is None:
+            return 0.0
         began, rows, world = time.perf_counter(), len(self.reader), self.runtime.world
         part = min(rows, ROWS * world)
         marks = self._marks(part)
@@ -141,7 +144,7 @@ class Mining:
         Raises:
             UserError: they are gone, or others than the checkpoint names.
         """
-        assert self.run is not None  # steps are timed from the first on, so theirs are mined
+        assert self.run is not None  # steps that are only timed load none
         file = self._file(self.run, step)
         if not file.exists():
             raise UserError(f"{file} is missing: the negatives that {self.run.folder} goes on with; put it back")
@@ -162,7 +165,7 @@ class Mining:
     def load(self, state: dict[str, Any]) -> None:
         """Go back to a state."""
         self._named, self._now, self._seconds = state.get("companions", {}), None, 0.0
-        self._rehearsal = None
+        self._rehearsing, self._rehearsal = False, None
 
 
 def _name(step: int, rows: np.ndarray) -> dict[str, Any]:

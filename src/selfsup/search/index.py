@@ -108,10 +108,7 @@ class Index:
             UserError: there is an index already, nothing to index, or the folder cannot be written.
         """
         folder = Path(out)
-        if (folder / CONTENTS).exists():
-            raise UserError(f"{folder} is an index already; selfsup search add puts more into it")
-        if folder.exists() and any(entry.name != "lock" and not _ours(entry) for entry in folder.iterdir()):
-            raise UserError(f"--out {folder} holds other files; give a new folder")
+        _check_new(folder)
         encoder = load_encoder(place).to(fastest_device())
         source = open_source(data, columns)
         width = encoder.width  # type: ignore[attr-defined]
@@ -124,6 +121,7 @@ class Index:
         }  # fmt: skip
         shelf = Shelf(folder)
         with held(folder):
+            _check_new(folder)  # nobody has built one meanwhile
             fresh = Contents(about)
             shelf.tidy(fresh)
             contents, change = _added(shelf, fresh, [], encoder, source, Progress(not quiet))
@@ -176,7 +174,7 @@ class Index:
         with held(self.shelf.folder):
             self._open()
             rows = [[row for row, (name,) in one.alive("id") if name in asked] for one in self.segments]
-            found = {name for one in self.segments for _, (name,) in one.alive("id") if name in asked}
+            found = {name for one in self.segments for _, (name,) in one.alive("id")} & asked
             if missing := sorted(asked - found):
                 named = ", ".join(map(repr, missing[:NAMED])) + (", ..." if len(missing) > NAMED else "")
                 raise UserError(f"{self.shelf.folder} has no document {named}; nothing was removed")
@@ -207,9 +205,13 @@ class Index:
         return sum(int(one.there.sum()) for one in self.segments)
 
 
-def _ours(entry: Path) -> bool:
-    """Whether a file can be what a killed build left."""
-    return entry.name.startswith(("segment-", "gone-", CONTENTS))
+def _check_new(folder: Path) -> None:
+    """Raise `UserError` where a folder holds an index, or anything but what a killed build left."""
+    if (folder / CONTENTS).exists():
+        raise UserError(f"{folder} is an index already; Index.add puts more into it")
+    left = ("lock", "segment-", "gone-", CONTENTS)
+    if folder.exists() and not all(entry.name.startswith(left) for entry in folder.iterdir()):
+        raise UserError(f"--out {folder} holds other files; give a new folder")
 
 
 def _first_bad(bad: Iterable[tuple[str, str]]) -> str:

@@ -226,6 +226,6 @@ def similar(index: Index, ids: Sequence[str], k: int = 5, where: Sequence[str] =
                 seen.add(name)
                 some[row] = False
     if missing := sorted(asked - seen):
-        raise UserError(f"{index.shelf.folder} has no document {missing[0]!r}; ids are what selfsup search query lists")
+        raise UserError(f"{index.shelf.folder} has no document {missing[0]!r}; ids are those of the hits of a search")
     profile = F.normalize(torch.stack(vectors).mean(0), dim=0)
     return best_passages(index, nearest_rows(index, profile, there, max(DEPTH, 4 * k)), k)
