@@ -22,10 +22,13 @@ from selfsup.eval.bm25 import bm25
 from selfsup.image_encoder import ImageEncoder
 from selfsup.run import held
 from selfsup.search import shelf
+from selfsup.search.hits import Hit
 from selfsup.search.index import Index
 from selfsup.search.passages import Cut
-from selfsup.search.postings import Postings, scores
-from selfsup.search.query import Hit, fused, search, similar
+from selfsup.search.postings import Postings
+from selfsup.search.query import search, similar
+from selfsup.search.ranking import fused
+from selfsup.search.words import Counted, Words, scores
 from selfsup.text_encoder import TextEncoder
 from selfsup.text_network import Shape
 from text_pairs import WORDS
@@ -48,6 +51,11 @@ def encoder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("encoder") / "text"
     TextEncoder.create("encoder", tokenizer, 32, Shape(1, 2, 32)).save(folder)
     return folder
+
+
+def words_in(texts: list[str]) -> Counted:
+    """Of passages that have nothing in common."""
+    return Counted(Words.of(texts, [""] * len(texts)), np.ones(len(texts), bool), None)
 
 
 def books(first: int, last: int, turn: int = 0) -> Dataset:
@@ -73,18 +81,32 @@ def test_words_are_scored_as_by_the_baseline_whatever_the_segments() -> None:
     asked, documents = bm25(TEXTS, ["the sea", "hill hill rain", "nothing here"])
     expected = (asked @ documents.T).toarray()
     for cut in (0, 2, 5):
-        parts = [Postings.of(texts) for texts in (TEXTS[:cut], TEXTS[cut:]) if texts]
-        there = [np.ones(len(one.lengths), bool) for one in parts]
+        parts = [words_in(texts) for texts in (TEXTS[:cut], TEXTS[cut:]) if texts]
         for row, query in enumerate(["the sea", "hill hill rain", "nothing here"]):
-            assert np.allclose(np.concatenate(scores(parts, there, query)), expected[row])
+            assert np.allclose(np.concatenate(scores(parts, query)), expected[row])
+
+
+def test_words_of_documents_count_once_in_what_two_passages_share() -> None:
+    passages = ["the sea at", "sea at night", "rain on the", "hill", "and", "rain"]
+    overlaps = ["", "sea at", "", "", "", ""]
+    documents = np.array([0, 0, 1, 1, 2, 2])
+    words = Words.of(passages, overlaps)
+    query = "the sea rain at rain"
+    for gone in ([], [2, 3]):
+        there = ~np.isin(np.arange(6), gone)
+        whole = [
+            text for row, text in enumerate(["the sea at night", "rain on the hill", "and rain"]) if 2 * row not in gone
+        ]
+        found = scores([Counted(words, there, documents)], query)[0]
+        expected = scores([words_in(whole)], query)[0]
+        assert np.allclose(found[found > 0], expected) and (found > 0).sum() == len(whole)
 
 
 def test_words_that_were_removed_do_not_count() -> None:
     kept = [0, 2, 3]
-    whole = Postings.of(TEXTS)
     there = np.isin(np.arange(len(TEXTS)), kept)
-    alone = scores([Postings.of([TEXTS[row] for row in kept])], [np.ones(3, bool)], "sea hill")[0]
-    found = scores([whole], [there], "sea hill")[0]
+    alone = scores([words_in([TEXTS[row] for row in kept])], "sea hill")[0]
+    found = scores([Counted(words_in(TEXTS).words, there, None)], "sea hill")[0]
     assert np.allclose(found[kept], alone) and (found[~there] == 0).all()
 
 
@@ -108,7 +130,10 @@ def test_passages_cover_a_text(text: str, size: int, overlap: int) -> None:
 
 def test_ranks_are_fused_by_hand() -> None:
     first, second = [((0, 1), 9.0), ((0, 2), 8.0)], [((0, 2), 0.3)]
-    assert fused([first, second]) == [((0, 2), 1 / 62 + 1 / 61), ((0, 1), 1 / 61)]
+    assert fused([first, second], [1, 1]) == [((0, 2), 1 / 62 + 1 / 61), ((0, 1), 1 / 61)]
+    assert fused([first, second], [1, 0.5]) == [((0, 2), 1 / 62 + 0.5 / 61), ((0, 1), 1 / 61)]
+    as_one = fused([first, second], [1, 1], lambda _: (0, 0))  # a document of both rows, best by the first
+    assert as_one == [((0, 1), 1 / 61 + 1 / 61)]
 
 
 def test_changes_add_up_to_the_index_of_what_is_left(encoder: Path, tmp_path: Path) -> None:

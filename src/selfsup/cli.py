@@ -11,14 +11,25 @@ from pathlib import Path
 from selfsup.errors import UserError, nearest
 from selfsup.names import first_line, objective_names
 
-VERBS = [Path(__file__).parent / name for name in ("verbs.py", "uses.py")]
+HELP = ("-h", "--help")
+
+
+def functions(*files: str) -> dict[str, str]:
+    """Public function -> what it does, read from files beside this one without importing them."""
+    folder = Path(__file__).parent
+    nodes = [node for file in files for node in ast.parse((folder / file).read_text(encoding="utf-8")).body]
+    public = [node for node in nodes if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")]
+    return {node.name.rstrip("_"): first_line(node) for node in public}
 
 
 def verbs() -> dict[str, str]:
-    """Verb -> what it does, read from `verbs.py` and `uses.py` without importing them."""
-    nodes = [node for file in VERBS for node in ast.parse(file.read_text(encoding="utf-8")).body]
-    public = [node for node in nodes if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")]
-    return {node.name.rstrip("_"): first_line(node) for node in public}
+    """Verb -> what it does."""
+    return functions("verbs.py", "uses.py")
+
+
+def search_parts() -> dict[str, str]:
+    """Part of the verb `search` -> what it does."""
+    return functions("searches.py")
 
 
 def overview() -> str:
@@ -50,9 +61,21 @@ def train_help() -> str:
     )  # fmt: skip
 
 
+def search_help() -> str:
+    """What `selfsup search --help` prints."""
+    parts = search_parts()
+    return "\n".join(
+        [
+            f"usage: selfsup search {'|'.join(parts)} ...", "", verbs()["search"], "",
+            *(f"  {name:<10}{what}" for name, what in parts.items()), "",
+            "selfsup search build --help explains the first, and so on.",
+        ]
+    )  # fmt: skip
+
+
 def run(arguments: list[str]) -> int:
     """Do what the arguments say; returns the exit code."""
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
+    if not arguments or arguments[0] in (*HELP, "help"):
         print(overview())
         return 0
     verb, rest = arguments[0], arguments[1:]
@@ -66,9 +89,12 @@ def run(arguments: list[str]) -> int:
         return 0
     if verb not in verbs():
         raise UserError(f"no verb {verb!r}; {nearest(verb, ['list', *verbs()])}")
-    if verb == "train" and rest[:1] in (["-h"], ["--help"]):
-        print(train_help())
+    if verb in ("train", "search") and rest and rest[0] in HELP:
+        print(train_help() if verb == "train" else search_help())
         return 0
+    if verb == "search" and (not rest or rest[0] not in search_parts()):
+        asked = rest[0] if rest else "what"
+        raise UserError(f"selfsup search {asked}? {nearest(asked, search_parts())}")
     if verb == "train":
         if not rest or rest[0].startswith("-"):
             raise UserError(

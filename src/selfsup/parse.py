@@ -17,7 +17,7 @@ import tyro
 from pydantic import ValidationError
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from selfsup import uses, verbs
+from selfsup import searches, uses, verbs
 from selfsup.errors import UserError, nearest
 from selfsup.recipes import Budget, Recipe, flag_of
 from selfsup.settings import complaint, sections, spoken
@@ -144,7 +144,10 @@ def call(verb: str, arguments: list[str]) -> int:
     """Call the function of a verb with its flags; returns its exit code."""
     if verb == "train":
         return verbs.train(tuple(arguments))
-    found = {**vars(uses), **vars(verbs)}
+    program, found = f"selfsup {verb}", {**vars(uses), **vars(verbs)}
+    if verb == "search":
+        verb, *arguments = arguments
+        program, found = f"{program} {verb}", vars(searches)
     function: Callable[..., int] = found[verb + "_" if verb + "_" in found else verb]
     known = {"--" + name.replace("_", "-") for name in function.__annotations__ if name != "return"}
 
@@ -152,7 +155,7 @@ def call(verb: str, arguments: list[str]) -> int:
     def bound(*values: object, **settings: object) -> Callable[[], int]:
         return functools.partial(function, *values, **settings)
 
-    return parse(bound, arguments, f"selfsup {verb}", known)()  # called here: tyro would catch its errors
+    return parse(bound, arguments, program, known)()  # called here: tyro would catch its errors
 
 
 def training(name: str, arguments: list[str]) -> tuple[Recipe, Path]:

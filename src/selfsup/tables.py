@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from selfsup.search.hits import Hit
+
+INDENT = " " * 5
 
 
 def json_lines(rows: Iterable[dict[str, Any]]) -> str:
@@ -55,6 +61,21 @@ def _number(row: dict[str, Any], metric: str) -> str:
         return f"{row['mean']:.4g}"
     deviation = f" ± {100 * row['sd_labels']:.1f}" if "sd_labels" in row else ""
     return f"{100 * row['mean']:.1f}{deviation} %"
+
+
+def hits_text(hits: Sequence[Hit]) -> str:
+    """What a search found, best first, with the passages that fit."""
+    lines = []
+    for number, hit in enumerate(hits, 1):
+        place = "" if hit.source is None or hit.source.endswith(hit.id) else f"  {hit.source}"
+        changed = {"changed": "  (changed since it was indexed)", "gone": "  (is not there any more)"}
+        more = "".join(f"  {name}={value}" for name, value in hit.about.items() if value is not None)
+        lines.append(f"{number:>3}  {hit.score:.4f}  {hit.id}{place}{changed.get(hit.state or '', '')}{more}")
+        if hit.text is not None:
+            lines += textwrap.wrap(
+                hit.text, 110, initial_indent=INDENT, subsequent_indent=INDENT, max_lines=4, placeholder=" ..."
+            )
+    return "\n".join(lines) or "nothing found"
 
 
 def chance_table(rows: Sequence[tuple[str, float]]) -> str:

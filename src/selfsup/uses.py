@@ -157,6 +157,17 @@ def near(
     return 0
 
 
+def search(arguments: tuple[str, ...]) -> int:
+    """An index of texts or pictures, and questions to it: selfsup search build, then query, similar or ask.
+
+    Args:
+        arguments: a part of it, and the flags of that.
+    """
+    from selfsup.parse import call
+
+    return call("search", list(arguments))
+
+
 def generate(
     run: Positional[str],
     prompt: Positional[str] = "",

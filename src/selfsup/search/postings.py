@@ -6,14 +6,13 @@ import re
 from array import array
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from selfsup.eval.overlap import WORD
-from selfsup.ops.bm25 import rarity, weight
 
 FILES = ("spelling", "ends", "starts", "rows", "counts", "lengths")
 
@@ -104,24 +103,3 @@ class Postings:
             return self.rows[:0], self.counts[:0]
         some = slice(int(self.starts[place]), int(self.starts[place + 1]))
         return self.rows[some], self.counts[some]
-
-
-def scores(postings: Sequence[Postings], there: Sequence[np.ndarray], query: str) -> list[np.ndarray]:
-    """The BM25 scores of all passages for a query: (N,) float64 for each of some postings, 0 without a common word.
-
-    Args:
-        postings: of the parts of an index, which count as one.
-        there: (N,) bool for each, the passages that count.
-        query: what is asked; a word counts as often as it stands there.
-    """
-    documents = sum(int(some.sum()) for some in there)
-    total = sum(int(one.lengths[some].sum()) for one, some in zip(postings, there, strict=True))
-    found = [np.zeros(len(some)) for some in there]
-    for word, often in Counter(words_of(query)).items():
-        of_word = [one.of_word(word) for one in postings]
-        kept = [some[rows] for some, (rows, _) in zip(there, of_word, strict=True)]
-        rare = rarity(np.array(sum(int(some.sum()) for some in kept)), documents)
-        for one, (rows, counts), some, score in zip(postings, of_word, kept, found, strict=True):
-            rows, counts = rows[some], counts[some]
-            score[rows] += often * rare * weight(counts, one.lengths[rows], total / max(documents, 1))
-    return found

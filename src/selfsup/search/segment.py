@@ -12,14 +12,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from selfsup.search.postings import Postings
+from selfsup.search.words import Words
 
 VECTORS = "vectors"  # float32, row after row
 TABLE = "rows.parquet"
 GROUP = 1024  # rows of the table that are read to see one
 OWN = {  # columns of every table; others are what the user's documents have
     "id": pa.string(), "number": pa.int32(), "start": pa.int64(), "stop": pa.int64(), "text": pa.string(),
-    "source": pa.string(), "stamp": pa.string(),
+    "source": pa.string(), "stamp": pa.string(), "picture": pa.binary(),
 }  # fmt: skip
 
 
@@ -35,6 +35,7 @@ class Row:
         text: of the passage; None for a picture.
         source: file that it was read from; None where there is none.
         stamp: what tells whether that file has changed since.
+        picture: a small copy, PNG, of a picture without a file.
         about: further columns of the document.
     """
 
@@ -45,6 +46,7 @@ class Row:
     text: str | None
     source: str | None
     stamp: str | None
+    picture: bytes | None
     about: dict[str, Any]
 
 
@@ -68,14 +70,23 @@ class Segment:
         return np.memmap(self.folder / VECTORS, np.float32, "c", shape=(len(self.there), self.width))
 
     @cached_property
-    def postings(self) -> Postings | None:
-        """Of the words; None for pictures."""
-        words = self.folder / "words"
-        return Postings.load(words) if words.exists() else None
+    def words(self) -> Words | None:
+        """None for pictures."""
+        folder = self.folder / "words"
+        return Words.load(folder) if folder.exists() else None
+
+    def count_words(self) -> None:
+        """Write `words/`."""
+        Words.of(self.texts(), self._overlaps()).save(self.folder / "words")
 
     @cached_property
     def _table(self) -> pq.ParquetFile:
         return pq.ParquetFile(self.folder / TABLE, memory_map=True)
+
+    @cached_property
+    def document(self) -> np.ndarray:
+        """(N,) int64: how many documents end before that of each row."""
+        return np.cumsum(self.column("number").to_numpy() == 0) - 1
 
     @property
     def columns(self) -> list[str]:
@@ -88,13 +99,22 @@ class Segment:
 
     def opened(self) -> Segment:
         """With everything mapped, so that it can be read when it has been forgotten."""
-        _ = self.vectors, self.postings, self._table
+        _ = self.vectors, self.words, self._table
         return self
 
     def texts(self) -> Iterator[str]:
         """The text of every row."""
         for group in range(self._table.num_row_groups):
             yield from self._table.read_row_group(group, ["text"]).column(0).to_pylist()
+
+    def _overlaps(self) -> Iterator[str]:
+        """What of every row's text stands in the row before, too."""
+        end = 0
+        for group in range(self._table.num_row_groups):
+            cells = self._table.read_row_group(group, ["number", "start", "stop", "text"]).to_pydict()
+            for number, start, stop, text in zip(*cells.values(), strict=True):
+                yield text[: max(end - start, 0)] if number else ""
+                end = stop
 
     def alive(self, *names: str) -> Iterator[tuple[int, list[Any]]]:
         """(row, cells of some columns) of each row that counts."""

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from selfsup.data.decode import BROKEN, cell_bytes
 from selfsup.data.part import Part
 from selfsup.data.pixels import PixelStore
 from selfsup.data.source import Source
@@ -24,8 +25,8 @@ from selfsup.image_encoder import ImageEncoder
 from selfsup.progress import Progress
 from selfsup.run import writing
 from selfsup.search.passages import Cut, Document, documents, schema_of, tokens_of
-from selfsup.search.postings import Postings
 from selfsup.search.segment import VECTORS, Row, Segment, TableWriter
+from selfsup.search.thumbnails import thumbnail
 from selfsup.text_encoder import TextEncoder
 
 BLOCK = 4096  # rows that are encoded before they are written
@@ -83,6 +84,7 @@ class Writer:
                 if document.id in seen:
                     raise UserError(f"{source.name}: the id {document.id!r} stands twice; each has to be different")
                 seen.add(document.id)
+                file = document.source if document.source and file_stamp(document.source) else None
                 stamp = stamp_of(document, source.parts[part])
                 if there.get(document.id) == stamp:
                     done.kept += 1
@@ -93,11 +95,9 @@ class Writer:
                 for number, (start, stop) in enumerate(spans):
                     text = None if whole is None else whole[start:stop]
                     done.ids.add(document.id)
-                    yield (
-                        part,
-                        document.row,
-                        Row(document.id, number, start, stop, text, document.source, stamp, document.about),
-                    )
+                    picture = None if file or text is not None else _small(document, source.parts[part])
+                    row = Row(document.id, number, start, stop, text, file, stamp, picture, document.about)
+                    yield part, document.row, row
 
         with writing(self.folder):
             self.folder.mkdir(parents=True)
@@ -112,8 +112,7 @@ class Writer:
                     done.rows += len(block)
                     self.progress.say(f"{done.rows:,} indexed")
             if pictures is None and done.rows:
-                whole = Segment(self.folder, self.width, np.ones(done.rows, bool))
-                Postings.of(whole.texts()).save(self.folder / "words")
+                Segment(self.folder, self.width, np.ones(done.rows, bool)).count_words()
         return done
 
     def _vectors(self, block: list[tuple[str, int, Row]], pictures: _Pictures | None) -> Tensor:
@@ -172,6 +171,14 @@ def stamp_of(document: Document, part: Part) -> str:
     digest = hashlib.blake2b(content, digest_size=12)
     digest.update(repr(sorted(document.about.items())).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
+
+
+def _small(document: Document, part: Part) -> bytes | None:
+    """A picture's small copy; None where it cannot be read."""
+    try:
+        return thumbnail(cell_bytes(part.table[document.row]["image"]))
+    except BROKEN:
+        return None
 
 
 def file_stamp(path: str) -> str | None:

@@ -1,0 +1,167 @@
+"""The parts of the verb `search`: typed functions that call the library and print what it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from selfsup.verbs import Positional, Switch
+
+if TYPE_CHECKING:
+    from selfsup.search.hits import Hit
+    from selfsup.search.index import Change
+
+Ids = Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="ID ...", help_behavior_hint="")]
+Conditions = Annotated[tuple[str, ...], tyro.conf.arg(metavar="CONDITION ...")]
+Many = Annotated[int, tyro.conf.arg(aliases=["-k"])]
+NAMED = 5  # documents that could not be read
+
+
+def _changed(index: Path, change: Change, json: bool) -> int:
+    """Print what a change did."""
+    from selfsup.tables import json_lines
+
+    if json:
+        print(json_lines([asdict(change)]))
+        return 0
+    for name, reason in change.bad[:NAMED]:
+        print(f"not indexed: {name}: {reason}")
+    if len(change.bad) > NAMED:
+        print(f"not indexed: {len(change.bad) - NAMED:,} more")
+    print(f"{index}: {change}")
+    return 0
+
+
+def _shown(hits: Sequence[Hit], json: bool) -> int:
+    """Print hits, best first."""
+    from selfsup.tables import hits_text, json_lines
+
+    print(json_lines(hit.spoken() for hit in hits) if json else hits_text(hits))
+    return 0
+
+
+def build(
+    run: Positional[str],
+    data: Positional[str],
+    out: Path,
+    columns: tuple[str, ...] = (),
+    passage: int | None = None,
+    overlap: int | None = None,
+    dimensions: int | None = None,
+    json: Switch = False,
+) -> int:
+    """An index of texts or pictures, in a new folder.
+
+    Args:
+        run: a run, an exported folder, or hf:ID, that makes the vectors.
+        data: what to index; a column id names the documents, further columns can be filtered by.
+        out: folder of the index.
+        columns: columns of the data by meaning, such as text=body.
+        passage: tokens of a passage; as many as the encoder reads, but at most 256, if not given.
+        overlap: tokens that it shares with the one before; a quarter of a passage if not given.
+        dimensions: keep so many first numbers of the vectors, for an encoder trained with --dimensions.
+        json: print JSON.
+    """
+    from selfsup.prepare import columns_of
+    from selfsup.search.index import Index
+
+    _, change = Index.build(
+        run, data, out, columns_of(columns), passage=passage, overlap=overlap, dimensions=dimensions
+    )
+    return _changed(out, change, json)
+
+
+def add(index: Positional[Path], data: Positional[str], columns: tuple[str, ...] = (), json: Switch = False) -> int:
+    """More documents into an index; one whose id is there takes the place of that one, if it is another.
+
+    Args:
+        index: folder of the index.
+        data: what to add; what is there already and has not changed is passed over.
+        columns: columns of the data by meaning, such as text=body.
+        json: print JSON.
+    """
+    from selfsup.prepare import columns_of
+    from selfsup.search.index import Index
+
+    return _changed(index, Index.load(index).add(data, columns_of(columns)), json)
+
+
+def remove(index: Positional[Path], ids: Ids, json: Switch = False) -> int:
+    """Take documents out of an index.
+
+    Args:
+        index: folder of the index.
+        ids: of the documents.
+        json: print JSON.
+    """
+    from selfsup.search.index import Index
+
+    return _changed(index, Index.load(index).remove(ids), json)
+
+
+def query(
+    index: Positional[Path],
+    asked: Positional[str],
+    k: Many = 5,
+    method: Literal["hybrid", "dense", "words"] | None = None,
+    where: Conditions = (),
+    out: Path | None = None,
+    json: Switch = False,
+) -> int:
+    """The documents that answer a question best, each with its best passage.
+
+    Args:
+        index: folder of the index.
+        asked: a text, or the name of a file with a text or a picture.
+        k: how many.
+        method: dense goes by vectors, words by BM25, hybrid by both; hybrid for texts if not given.
+        where: conditions on columns of the documents, such as year>=2000.
+        out: file for the pictures found, .png.
+        json: print one JSON object a line.
+    """
+    from selfsup.search.index import Index
+    from selfsup.search.query import search
+    from selfsup.search.sheet import check_sheet, draw_hits
+
+    opened = Index.load(index)
+    if out is not None:
+        check_sheet(opened, out)
+    hits = search(opened, asked, k, method, where)
+    if out is not None:
+        draw_hits(out, hits, asked, Path(asked))
+    return _shown(hits, json)
+
+
+def similar(
+    index: Positional[Path],
+    ids: Ids,
+    k: Many = 5,
+    where: Conditions = (),
+    out: Path | None = None,
+    json: Switch = False,
+) -> int:
+    """What is near to some documents that are liked, themselves left out.
+
+    Args:
+        index: folder of the index.
+        ids: of the documents.
+        k: how many.
+        where: conditions on columns of the documents, such as year>=2000.
+        out: file for the pictures found, .png.
+        json: print one JSON object a line.
+    """
+    from selfsup.search.index import Index
+    from selfsup.search.query import similar as near
+    from selfsup.search.sheet import check_sheet, draw_hits
+
+    opened = Index.load(index)
+    if out is not None:
+        check_sheet(opened, out)
+    hits = near(opened, ids, k, where)
+    if out is not None:
+        draw_hits(out, hits, ", ".join(ids))
+    return _shown(hits, json)
