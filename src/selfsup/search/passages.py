@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets import Value
+from datasets import ClassLabel, Value
 
 from selfsup.data.documents import whole_documents
 from selfsup.data.part import COLUMNS, Part, cell_names
@@ -123,7 +123,9 @@ def _about(part: Part) -> list[str]:
     return [
         name
         for name, feature in part.table.features.items()
-        if name not in meaning and isinstance(feature, Value) and feature.dtype not in ("binary", "large_binary")
+        if name not in meaning
+        and isinstance(feature, Value | ClassLabel)
+        and feature.dtype not in ("binary", "large_binary")
     ]
 
 
@@ -149,7 +151,7 @@ def _of_part(name: str, part: Part, kind: str, several: bool, bad: list[tuple[st
     column = next((column for column in NAMES if column in table.column_names), None)
     ids = None if column is None else table[column]
     titles = table["title"] if kind == "text" and "title" in table.column_names else None
-    about = {name: table[name] for name in _about(part)}
+    about = {name: _cells(part, name) for name in _about(part)}
     broken: list[tuple[int, str, str]] = []
     texts = whole_documents(table, broken) if kind == "text" else (None for _ in range(len(table)))
     for row, (text, file) in enumerate(zip(texts, cell_names(table, 0, len(table)), strict=True)):
@@ -170,6 +172,15 @@ def _of_part(name: str, part: Part, kind: str, several: bool, bad: list[tuple[st
         yield Document(own, row, text, source, {key: cells[row] for key, cells in about.items()})
 
 
+def _cells(part: Part, name: str) -> Sequence[Any]:
+    """A further column; the names of labels, not their numbers."""
+    feature, cells = part.table.features[name], part.table[name]
+    if not isinstance(feature, ClassLabel):
+        return cells
+    return [None if cell is None or cell < 0 else feature.int2str(cell) for cell in cells]
+
+
 def schema_of(source: Source) -> Mapping[str, str]:
     """Name and kind of the further columns of all parts."""
-    return {name: part.table.features[name].dtype for part in source.parts.values() for name in _about(part)}
+    kinds = {name: part.table.features[name] for part in source.parts.values() for name in _about(part)}
+    return {name: "string" if isinstance(kind, ClassLabel) else kind.dtype for name, kind in kinds.items()}
