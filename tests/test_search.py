@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from selfsup.data.tokenizer import train_tokenizer
 from selfsup.errors import UserError
 from selfsup.eval.bm25 import bm25
 from selfsup.image_encoder import ImageEncoder
 from selfsup.run import held
-from selfsup.search import shelf
+from selfsup.search import faiss_index, shelf
 from selfsup.search.hits import Hit
 from selfsup.search.index import Index
 from selfsup.search.passages import Cut
@@ -30,8 +30,7 @@ from selfsup.search.query import search, similar
 from selfsup.search.ranking import fused
 from selfsup.search.words import Counted, Words, scores
 from selfsup.text_encoder import TextEncoder
-from selfsup.text_network import Shape
-from text_pairs import WORDS
+from text_pairs import WORDS, random_encoder
 
 TEXTS = [
     "the sea at night",
@@ -45,12 +44,7 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory) -> Path:
-    """A network with random weights, which tells texts apart by their tokens."""
-    torch.manual_seed(0)
-    tokenizer = train_tokenizer("bpe", 300, [" ".join(WORDS)])
-    folder = tmp_path_factory.mktemp("encoder") / "text"
-    TextEncoder.create("encoder", tokenizer, 32, Shape(1, 2, 32)).save(folder)
-    return folder
+    return random_encoder(tmp_path_factory.mktemp("encoder"))
 
 
 def words_in(texts: list[str]) -> Counted:
@@ -262,13 +256,17 @@ def _dies(work: Callable[[], object], step: int) -> None:
 
 
 @pytest.mark.parametrize("change", ["build", "add", "remove"])
-def test_killed_at_any_moment_it_answers_as_before_or_after(encoder: Path, tmp_path: Path, change: str) -> None:
-    start = tmp_path / "start"
-    Index.build(encoder, books(0, 4), start, quiet=True)
+def test_killed_at_any_moment_it_answers_as_before_or_after(
+    encoder: Path, tmp_path: Path, change: str, monkeypatch
+) -> None:
+    """An addition merges two segments, a removal writes one anew, and both have graphs where FAISS is there."""
+    monkeypatch.setattr(faiss_index, "LEAST", 4)
+    kind, start = "hnsw" if find_spec("faiss") else "exact", tmp_path / "start"
+    Index.build(encoder, books(0, 24), start, kind=kind, quiet=True)[0].add(books(24, 28), quiet=True)
     work = {
-        "build": lambda place: Index.build(encoder, books(0, 4), place, quiet=True),
-        "add": lambda place: Index.load(place).add(books(2, 6, turn=1), quiet=True),
-        "remove": lambda place: Index.load(place).remove([f"book {n}" for n in (1, 2)]),
+        "build": lambda place: Index.build(encoder, books(0, 4), place, kind=kind, quiet=True),
+        "add": lambda place: Index.load(place).add(books(26, 32, turn=1), quiet=True),
+        "remove": lambda place: Index.load(place).remove([f"book {n}" for n in (3, 25, 26, 27)]),
     }[change]
     before = None if change == "build" else answers(Index.load(start))
     done = tmp_path / "done"
@@ -276,6 +274,9 @@ def test_killed_at_any_moment_it_answers_as_before_or_after(encoder: Path, tmp_p
         shutil.copytree(start, done)
     work(done)
     after = answers(Index.load(done))
+    if change != "build":
+        names = [[one.name for one in Index.load(place).contents.segments] for place in (start, done)]
+        assert names[0][0] == names[1][0] and names[0][1] != names[1][1] and len(names[1]) == 2
     ended, found = set(), []
     for step in range(100):
         place = tmp_path / f"{step}"

@@ -39,7 +39,7 @@ BLIND_TO_OBJECTIVES = {"eval", "exports", "search", "pictures"}
 VERB_FILES = {"cli.py", "verbs.py", "uses.py", "searches.py"}
 KNOW_OF_PROCESSES = {"runtime.py", "ops/gather.py", "nn/norm.py"}
 HEAVY = {"torch", "torchvision", "timm", "transformers", "datasets", "accelerate", "numpy", "pandas", "pyarrow"}
-HEAVY |= {"scipy", "sklearn", "matplotlib", "numba", "PIL"}
+HEAVY |= {"scipy", "sklearn", "matplotlib", "numba", "PIL", "faiss"}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 TREES = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in FILES}

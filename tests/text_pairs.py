@@ -1,20 +1,32 @@
-"""Made-up pairs of texts, and an objective over them made ready."""
+"""Made-up pairs of texts, an objective over them made ready, and an encoder of such texts."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from contract.case import Case
+from selfsup.data.tokenizer import train_tokenizer
 from selfsup.objective import load_objective
 from selfsup.prepare import prepare
 from selfsup.progress import Progress
 from selfsup.resolve import resolve
+from selfsup.text_encoder import TextEncoder
+from selfsup.text_network import Shape
 
 WORDS = [f"{a}{b}" for a in ("sun", "rain", "wind", "sea", "hill", "road") for b in ("rise", "fall", "side", "way")]
+
+
+def random_encoder(folder: Path) -> Path:
+    """The folder of a network with random weights, which tells texts apart by their tokens."""
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer("bpe", 300, [" ".join(WORDS)])
+    TextEncoder.create("encoder", tokenizer, 32, Shape(1, 2, 32)).save(folder / "text")
+    return folder / "text"
 
 
 def made_up(rows: int, negatives: int = 0, graded: bool = False) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,9 @@ from selfsup.errors import UserError
 from selfsup.progress import Progress
 from selfsup.run import held, writing
 from selfsup.runtime import fastest_device
+from selfsup.search.change import Change
+from selfsup.search.faiss_index import Kind, faiss_module
+from selfsup.search.merging import settled
 from selfsup.search.passages import Cut
 from selfsup.search.segment import Segment
 from selfsup.search.shelf import CONTENTS, Contents, Named, Shelf, sync, sync_all
@@ -25,27 +28,6 @@ from selfsup.search.writing import Writer
 
 NAMED = 5  # ids that a message names
 TRIES = 5  # to open what another process is just changing
-
-
-@dataclass(frozen=True)
-class Change:
-    """What a change did.
-
-    Attributes:
-        added: documents that are new.
-        renewed: documents that have another content now.
-        kept: documents that were there as they are.
-        removed: documents that are not there any more.
-        passages: rows that were added.
-        bad: (name, reason) of documents that could not be read.
-    """
-
-    added: int = 0
-    renewed: int = 0
-    kept: int = 0
-    removed: int = 0
-    passages: int = 0
-    bad: tuple[tuple[str, str], ...] = ()
 
 
 class Index:
@@ -65,22 +47,19 @@ class Index:
     def _open(self) -> None:
         for number in range(TRIES):
             self.contents = self.shelf.read()
+            if self.contents.about["index"] != "exact":
+                faiss_module()  # also where no segment has a graph yet
             try:
-                self.segments = [self._segment(one) for one in self.contents.segments]
+                folder, about = self.shelf.folder, self.contents.about
+                self.segments = [Segment.of(folder, one, about).opened() for one in self.contents.segments]
             except FileNotFoundError:  # forgotten by who changed the index since it was read
                 if number == TRIES - 1:
                     raise
             else:
                 return
 
-    def _segment(self, named: Named) -> Segment:
-        there = np.ones(named.rows, bool)
-        if named.gone is not None:
-            there[np.load(self.shelf.folder / named.gone)] = False
-        return Segment(self.shelf.folder / named.name, self.contents.about["width"], there).opened()
-
     @classmethod
-    def build(
+    def build(  # noqa: PLR0913 - flags of one verb
         cls,
         place: str | os.PathLike,
         data: Data,
@@ -90,6 +69,7 @@ class Index:
         passage: int | None = None,
         overlap: int | None = None,
         dimensions: int | None = None,
+        kind: Kind = "exact",
         quiet: bool = False,
     ) -> tuple[Index, Change]:
         """Index everything that a source holds.
@@ -102,13 +82,18 @@ class Index:
             passage: tokens of a passage of text; see `Cut.of`.
             overlap: tokens that it shares with the one before.
             dimensions: keep so many first numbers of the vectors, of an encoder trained with --dimensions.
+            kind: how vectors are searched: all of them (`exact`), the same by FAISS (`flat`), or by a graph, which may
+                miss some (`hnsw`).
             quiet: no progress on the terminal.
 
         Raises:
-            UserError: there is an index already, nothing to index, or the folder cannot be written.
+            UserError: there is an index already, nothing to index, FAISS is asked for and not there, or the folder
+                cannot be written.
         """
         folder = Path(out)
         _check_new(folder)
+        if kind != "exact":
+            faiss_module()
         encoder = load_encoder(place).to(fastest_device())
         source = open_source(data, columns)
         width = encoder.width  # type: ignore[attr-defined]
@@ -117,14 +102,14 @@ class Index:
         cut = Cut.of(encoder, passage, overlap)
         about = {
             "encoder": os.fspath(place), "content": content_of(encoder), "kind": encoder.kind,
-            "width": dimensions or width, "passage": cut.size, "overlap": cut.overlap,
+            "width": dimensions or width, "passage": cut.size, "overlap": cut.overlap, "index": kind,
         }  # fmt: skip
         shelf = Shelf(folder)
         with held(folder):
             _check_new(folder)  # nobody has built one meanwhile
-            fresh = Contents(about)
-            shelf.tidy(fresh)
-            contents, change = _added(shelf, fresh, [], encoder, source, Progress(not quiet))
+            empty = Contents(about)
+            shelf.tidy(empty)
+            contents, change = _added(shelf, empty, [], encoder, source, Progress(not quiet))
             if not contents.segments:
                 raise UserError(f"{source.name}: nothing could be indexed{_first_bad(change.bad)}")
             shelf.put(contents)
@@ -164,7 +149,7 @@ class Index:
             self._open()
         return change
 
-    def remove(self, ids: Iterable[str]) -> Change:
+    def remove(self, ids: Iterable[str], quiet: bool = False) -> Change:
         """Take documents out, by id.
 
         Raises:
@@ -173,14 +158,17 @@ class Index:
         asked = set(ids)
         with held(self.shelf.folder):
             self._open()
+            self.shelf.tidy(self.contents)
             rows = [[row for row, (name,) in one.alive("id") if name in asked] for one in self.segments]
             found = {name for one in self.segments for _, (name,) in one.alive("id")} & asked
             if missing := sorted(asked - found):
                 named = ", ".join(map(repr, missing[:NAMED])) + (", ..." if len(missing) > NAMED else "")
                 raise UserError(f"{self.shelf.folder} has no document {named}; nothing was removed")
-            self.shelf.put(_without(self.shelf, self.contents, self.segments, rows))
+            left = _without(self.shelf, self.contents, self.segments, rows)
+            contents, quality = settled(self.shelf, left, [], Progress(not quiet))
+            self.shelf.put(contents)
             self._open()
-        return Change(removed=len(asked))
+        return Change(removed=len(asked), quality=quality)
 
     def save(self, out: str | os.PathLike) -> None:
         """Copy the index, as it is in force, to a new folder.
@@ -248,9 +236,6 @@ def _added(
     writer = Writer(folder, encoder, Cut(about["passage"], about["overlap"]), about["width"], progress)
     try:
         written = writer.write(source, there)
-        if written.rows:
-            with writing(folder):
-                sync_all(folder)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -261,10 +246,10 @@ def _added(
         else [[]] * len(segments)
     )
     kept = _without(shelf, contents, segments, rows)
-    if written.rows:
-        kept = replace(kept, segments=(*kept.segments, Named(folder.name, written.rows)))
+    fresh = [Named(folder.name, written.rows)] if written.rows else []
+    kept, quality = settled(shelf, replace(kept, segments=(*kept.segments, *fresh)), fresh, progress)
     change = Change(
         added=len(written.ids - renewed), renewed=len(renewed), kept=written.kept, passages=written.rows,
-        bad=tuple(written.bad),
+        bad=tuple(written.bad), quality=quality,
     )  # fmt: skip
     return kept, change

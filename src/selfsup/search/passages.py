@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from datasets import ClassLabel, Value
 
 from selfsup.data.documents import whole_documents
@@ -180,7 +181,7 @@ def _cells(part: Part, name: str) -> Sequence[Any]:
     return [None if cell is None or cell < 0 else feature.int2str(cell) for cell in cells]
 
 
-def schema_of(source: Source) -> Mapping[str, str]:
-    """Name and kind of the further columns of all parts."""
+def about_of(source: Source) -> Mapping[str, pa.DataType]:
+    """Name and type of the further columns of all parts."""
     kinds = {name: part.table.features[name] for part in source.parts.values() for name in _about(part)}
-    return {name: "string" if isinstance(kind, ClassLabel) else kind.dtype for name, kind in kinds.items()}
+    return {name: pa.string() if isinstance(kind, ClassLabel) else kind.pa_type for name, kind in kinds.items()}

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from selfsup.ops.topk import largest, top_k
+from selfsup.ops.inner_products import inner_products
+from selfsup.ops.topk import largest
 from selfsup.search.index import Index
 from selfsup.search.words import Counted, scores
 
@@ -22,7 +23,6 @@ Unit = Callable[[Place], Place]  # place of a row -> itself, or what stands for 
 CONSTANT = 60  # of reciprocal rank fusion (Cormack, Clarke, Büttcher 2009, section 2)
 WEIGHTS = 1.0, 0.5  # of words and vectors when fused; these and the next: docs/decisions.md
 FEEDBACK = 3  # rows that a question's vector is moved towards
-BLOCK = 1 << 16  # rows that are multiplied with one query at once
 
 
 def passage(place: Place) -> Place:
@@ -36,7 +36,7 @@ def document_of(index: Index) -> Unit:
 
 
 def nearest_rows(index: Index, vector: Tensor, there: Sequence[np.ndarray], k: int) -> Ranking:
-    """The k rows with the largest cosines; exact.
+    """The k rows with the largest cosines; exact but where the index has graphs.
 
     Args:
         index: to search.
@@ -46,12 +46,20 @@ def nearest_rows(index: Index, vector: Tensor, there: Sequence[np.ndarray], k: i
     """
     found = []
     for number, (segment, some) in enumerate(zip(index.segments, there, strict=True)):
-        keys = torch.from_numpy(np.asarray(segment.vectors))
-        mask = None if some.all() else torch.from_numpy(some)
-        values, rows = top_k(vector[None], keys, k, BLOCK, allowed=mask)
-        found += [((number, row), value) for row, value in zip(rows[0].tolist(), values[0].tolist(), strict=True)]
-    kept = [one for one in found if one[1] > -torch.inf]
-    return sorted(kept, key=lambda one: -one[1])[:k]
+        nearest = segment.finder and segment.finder.nearest(vector.numpy(), k, some)
+        values, rows = nearest or _exact(segment.vectors, vector, some, k)
+        found += [((number, row), value) for row, value in zip(rows.tolist(), values.tolist(), strict=True)]
+    return sorted(found, key=lambda one: -one[1])[:k]
+
+
+def _exact(keys: np.ndarray, vector: Tensor, allowed: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k largest products (k,) of keys with a vector, and their rows (k,); fewer where fewer are allowed."""
+    count = int(np.count_nonzero(allowed))
+    if not count:
+        return np.zeros(0, np.float32), np.zeros(0, np.int64)
+    products = torch.from_numpy(inner_products(keys, vector.numpy(), allowed))
+    values, rows = largest(products[None], min(k, count))
+    return values[0].numpy(), rows[0].numpy()
 
 
 def by_words(index: Index, asked: str, there: Sequence[np.ndarray], k: int, unit: Unit) -> Ranking:

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from selfsup.search.faiss_index import Finder, Kind
+from selfsup.search.shelf import Named
 from selfsup.search.words import Words
 
 VECTORS = "vectors"  # float32, row after row
-TABLE = "rows.parquet"
-GROUP = 1024  # rows of the table that are read to see one
+TABLE = "rows.arrow"  # not compressed: a row is read where it lies
+GROUP = 1024  # rows of the table in each of its batches
 OWN = {  # columns of every table; others are what the user's documents have
     "id": pa.string(), "number": pa.int32(), "start": pa.int64(), "stop": pa.int64(), "text": pa.string(),
     "source": pa.string(), "stamp": pa.string(), "picture": pa.binary(),
@@ -36,7 +37,7 @@ class Row:
         source: file that it was read from; None where there is none.
         stamp: what tells whether that file has changed since.
         picture: a small copy, PNG, of a picture without a file.
-        about: further columns of the document.
+        about: further columns of the document, but empty ones.
     """
 
     id: str
@@ -52,17 +53,32 @@ class Row:
 
 @dataclass(frozen=True)
 class Segment:
-    """A segment in its folder: `vectors` of length 1, `rows.parquet`, and `words/` where the rows have text.
+    """A segment in its folder: `vectors` of length 1, `rows.arrow`, `words/` where the rows have text, and a graph.
 
     Attributes:
         folder: of the segment.
         width: D, numbers in a vector.
         there: (N,) bool, the rows that count.
+        kind: how its vectors are searched.
     """
 
     folder: Path
     width: int
     there: np.ndarray
+    kind: Kind = "exact"
+
+    @classmethod
+    def of(cls, shelf: Path, named: Named, about: Mapping[str, Any]) -> Segment:
+        """The one that a name stands for on a shelf, of an index made as `about` says."""
+        there = np.ones(named.rows, bool)
+        if named.gone is not None:
+            there[np.load(shelf / named.gone)] = False
+        return cls(shelf / named.name, about["width"], there, about["index"])
+
+    @property
+    def count(self) -> int:
+        """Rows that count."""
+        return int(np.count_nonzero(self.there))
 
     @cached_property
     def vectors(self) -> np.ndarray:
@@ -80,8 +96,22 @@ class Segment:
         Words.of(self.texts(), self._overlaps()).save(self.folder / "words")
 
     @cached_property
-    def _table(self) -> pq.ParquetFile:
-        return pq.ParquetFile(self.folder / TABLE, memory_map=True)
+    def finder(self) -> Finder | None:
+        """Of near vectors; None where all are looked at."""
+        return Finder.of(self.kind, self.folder, self.vectors)
+
+    @cached_property
+    def _table(self) -> pa.RecordBatchFileReader:
+        return pa.ipc.open_file(pa.memory_map(str(self.folder / TABLE)))
+
+    @cached_property
+    def _whole(self) -> pa.Table:
+        return self._table.read_all()  # still mapped
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Names and types of all columns."""
+        return self._table.schema
 
     @cached_property
     def document(self) -> np.ndarray:
@@ -91,27 +121,33 @@ class Segment:
     @property
     def columns(self) -> list[str]:
         """Names of all columns."""
-        return self._table.schema_arrow.names
+        return self.schema.names
 
     def column(self, name: str) -> pa.ChunkedArray:
         """(N,) cells of a column."""
-        return self._table.read([name]).column(0)
+        return self._whole.column(name)
 
     def opened(self) -> Segment:
         """With everything mapped, so that it can be read when it has been forgotten."""
-        _ = self.vectors, self.words, self._table
+        _ = self.vectors, self.finder, self.words, self._table
         return self
 
     def texts(self) -> Iterator[str]:
         """The text of every row."""
-        for group in range(self._table.num_row_groups):
-            yield from self._table.read_row_group(group, ["text"]).column(0).to_pylist()
+        for group in range(self._table.num_record_batches):
+            yield from self._table.get_batch(group).column("text").to_pylist()
+
+    def tables(self) -> Iterator[pa.Table]:
+        """The rows that count, some at a time."""
+        for group in range(self._table.num_record_batches):
+            some = self.there[group * GROUP : (group + 1) * GROUP]
+            yield pa.Table.from_batches([self._table.get_batch(group)]).filter(pa.array(some))
 
     def _overlaps(self) -> Iterator[str]:
         """What of every row's text stands in the row before, too."""
         end = 0
-        for group in range(self._table.num_row_groups):
-            cells = self._table.read_row_group(group, ["number", "start", "stop", "text"]).to_pydict()
+        for group in range(self._table.num_record_batches):
+            cells = self._table.get_batch(group).select(["number", "start", "stop", "text"]).to_pydict()
             for number, start, stop, text in zip(*cells.values(), strict=True):
                 yield text[: max(end - start, 0)] if number else ""
                 end = stop
@@ -124,43 +160,60 @@ class Segment:
 
     def rows(self, numbers: Sequence[int]) -> Iterator[Row]:
         """Some rows, as they are asked for."""
-        groups: dict[int, pa.Table] = {}
         for number in numbers:
             group, place = divmod(number, GROUP)
-            if group not in groups:
-                groups[group] = self._table.read_row_group(group)
-            cells = {name: groups[group][name][place].as_py() for name in self.columns}
+            batch = self._table.get_batch(group)
+            cells = {name: batch.column(name)[place].as_py() for name in self.columns}
             own = {name: cells.pop(name) for name in OWN}
-            yield Row(**own, about=cells)
+            # Which columns there are beside depends on what a document was merged with; its own it has filled.
+            yield Row(**own, about={name: cell for name, cell in cells.items() if cell is not None})
 
 
 class TableWriter:
     """Writes the rows of a segment, in groups of `GROUP`."""
 
-    def __init__(self, folder: Path, about: Mapping[str, str]) -> None:
-        """For rows with further columns, kind by name."""
-        self.about = list(about)
-        kinds = {name: pa.type_for_alias(kind) for name, kind in about.items()}
-        self.schema = pa.schema([*OWN.items(), *kinds.items()])
-        self._writer = pq.ParquetWriter(folder / TABLE, self.schema)
-        self._waiting: list[Row] = []
+    def __init__(self, folder: Path, schema: pa.Schema) -> None:
+        """For rows with these columns, see `schema_of`."""
+        self.schema = schema
+        self._file = pa.OSFile(str(folder / TABLE), "wb")
+        self._writer = pa.ipc.new_file(self._file, schema)
+        self._waiting: list[pa.Table] = []
+        self._count = 0  # rows that wait
 
     def __enter__(self) -> TableWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._put(len(self._waiting))
+        self._put(self._count)
         self._writer.close()
+        self._file.close()
 
     def write(self, rows: Sequence[Row]) -> None:
         """Some more."""
-        self._waiting += rows
-        self._put(len(self._waiting) // GROUP * GROUP)
+        cells = {
+            name: [vars(row)[name] if name in OWN else row.about.get(name) for row in rows]
+            for name in self.schema.names
+        }
+        self.write_table(pa.table(cells, schema=self.schema))
+
+    def write_table(self, rows: pa.Table) -> None:
+        """Some more; a column that they lack is empty."""
+        empty = pa.nulls(len(rows))
+        columns = [rows[name] if name in rows.column_names else empty for name in self.schema.names]
+        cast = [column.cast(kind) for column, kind in zip(columns, self.schema.types, strict=True)]
+        self._waiting.append(pa.table(cast, schema=self.schema))
+        self._count += len(rows)
+        if self._count >= GROUP:
+            self._put(self._count // GROUP * GROUP)
 
     def _put(self, count: int) -> None:
         if not count:
             return
-        rows, self._waiting = self._waiting[:count], self._waiting[count:]
-        cells: dict[str, list[Any]] = {name: [vars(row)[name] for row in rows] for name in OWN}
-        cells |= {name: [row.about.get(name) for row in rows] for name in self.about}
-        self._writer.write_table(pa.table(cells, schema=self.schema), row_group_size=GROUP)
+        whole = pa.concat_tables(self._waiting)
+        self._waiting, self._count = [whole.slice(count)], self._count - count
+        self._writer.write_table(whole.slice(0, count).combine_chunks(), max_chunksize=GROUP)
+
+
+def schema_of(about: Mapping[str, pa.DataType]) -> pa.Schema:
+    """The columns of rows that have these further ones."""
+    return pa.schema([*OWN.items(), *about.items()])

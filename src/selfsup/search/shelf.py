@@ -15,7 +15,7 @@ from typing import Any
 from selfsup.errors import UserError
 from selfsup.run import writing
 
-FORMAT = 1
+FORMAT = 2
 CONTENTS = "index.json"
 
 

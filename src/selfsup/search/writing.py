@@ -1,4 +1,7 @@
-"""A segment in the making: documents cut into passages, encoded, and written as they come."""
+"""A segment in the making: documents cut into passages, encoded, and written as they come.
+
+What is made of the whole of it, its words and its graph, is added when it is known what it is merged with.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +27,8 @@ from selfsup.errors import UserError
 from selfsup.image_encoder import ImageEncoder
 from selfsup.progress import Progress
 from selfsup.run import writing
-from selfsup.search.passages import Cut, Document, documents, schema_of, tokens_of
-from selfsup.search.segment import VECTORS, Row, Segment, TableWriter
+from selfsup.search.passages import Cut, Document, about_of, documents, tokens_of
+from selfsup.search.segment import VECTORS, Row, TableWriter, schema_of
 from selfsup.search.thumbnails import thumbnail
 from selfsup.text_encoder import TextEncoder
 
@@ -101,8 +104,8 @@ class Writer:
 
         with writing(self.folder):
             self.folder.mkdir(parents=True)
-            found = rows()
-            with open(self.folder / VECTORS, "wb") as target, TableWriter(self.folder, schema_of(source)) as table:
+            found, columns = rows(), schema_of(about_of(source))
+            with open(self.folder / VECTORS, "wb") as target, TableWriter(self.folder, columns) as table:
                 while block := list(islice(found, BLOCK)):
                     vectors = self._vectors(block, pictures)
                     if pictures is not None:
@@ -111,8 +114,6 @@ class Writer:
                     table.write([row for _, _, row in block])
                     done.rows += len(block)
                     self.progress.say(f"{done.rows:,} indexed")
-            if pictures is None and done.rows:
-                Segment(self.folder, self.width, np.ones(done.rows, bool)).count_words()
         return done
 
     def _vectors(self, block: list[tuple[str, int, Row]], pictures: _Pictures | None) -> Tensor:
