@@ -12,8 +12,8 @@ import tyro
 from selfsup.verbs import Positional, Switch
 
 if TYPE_CHECKING:
+    from selfsup.search.change import Change
     from selfsup.search.hits import Hit
-    from selfsup.search.index import Change
 
 Ids = Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="ID ...", help_behavior_hint="")]
 Conditions = Annotated[tuple[str, ...], tyro.conf.arg(metavar="CONDITION ...")]
@@ -44,7 +44,7 @@ def _shown(hits: Sequence[Hit], json: bool) -> int:
     return 0
 
 
-def build(
+def build(  # noqa: PLR0913 - flags of one verb
     run: Positional[str],
     data: Positional[str],
     out: Path,
@@ -52,6 +52,7 @@ def build(
     passage: int | None = None,
     overlap: int | None = None,
     dimensions: int | None = None,
+    index: Literal["exact", "flat", "hnsw"] = "exact",
     json: Switch = False,
 ) -> int:
     """An index of texts or pictures, in a new folder.
@@ -64,13 +65,15 @@ def build(
         passage: tokens of a passage; as many as the encoder reads, but at most 256, if not given.
         overlap: tokens that it shares with the one before; a quarter of a passage if not given.
         dimensions: keep so many first numbers of the vectors, for an encoder trained with --dimensions.
+        index: exact looks at all vectors, flat too, by FAISS; hnsw finds most of the nearest ones by FAISS's graph, for
+            a million and more; how many of ten is printed.
         json: print JSON.
     """
     from selfsup.prepare import columns_of
     from selfsup.search.index import Index
 
     _, change = Index.build(
-        run, data, out, columns_of(columns), passage=passage, overlap=overlap, dimensions=dimensions
+        run, data, out, columns_of(columns), passage=passage, overlap=overlap, dimensions=dimensions, kind=index
     )
     return _changed(out, change, json)
 

@@ -196,7 +196,7 @@ class Index:
 def _check_new(folder: Path) -> None:
     """Raise `UserError` where a folder holds an index, or anything but what a killed build left."""
     if (folder / CONTENTS).exists():
-        raise UserError(f"{folder} is an index already; Index.add puts more into it")
+        raise UserError(f"{folder} is an index already; selfsup search add puts more into it")
     left = ("lock", "segment-", "gone-", CONTENTS)
     if folder.exists() and not all(entry.name.startswith(left) for entry in folder.iterdir()):
         raise UserError(f"--out {folder} holds other files; give a new folder")

@@ -81,7 +81,7 @@ class Shelf:
         """
         file = self.folder / CONTENTS
         if not file.exists():
-            raise UserError(f"{self.folder} is no index: it has no {CONTENTS}; Index.build makes one")
+            raise UserError(f"{self.folder} is no index: it has no {CONTENTS}; selfsup search build makes one")
         try:
             found = json.loads(file.read_text(encoding="utf-8"))
             kept = Contents(**{**found, "segments": tuple(Named(**one) for one in found["segments"])})

@@ -1,0 +1,166 @@
+"""The verb search, as people type it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from PIL import Image
+
+from selfsup import cli
+from selfsup.errors import UserError
+from selfsup.image_encoder import ImageEncoder
+from selfsup.search.index import Index
+from selfsup.search.query import search
+from selfsup.search.sheet import draw_hits
+from text_pairs import random_encoder
+
+BOOKS = [
+    {"id": "a", "text": "sunrise over the road, and rainfall later", "year": 1990},
+    {"id": "b", "text": "hillside by the seaway " * 20, "year": 2001},
+    {"id": "c", "text": "windfall", "year": 2001},
+]
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture):
+    """Runs a command and gives what it prints."""
+
+    def printed(words: str) -> str:
+        capsys.readouterr()
+        assert cli.run(["search", *shlex.split(words)]) == 0
+        return capsys.readouterr().out
+
+    return printed
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an encoder `text`, documents `books.jsonl`, and an index of these, `books`."""
+    root = tmp_path_factory.mktemp("searches")
+    random_encoder(root)
+    (root / "books.jsonl").write_text("".join(json.dumps(book) + "\n" for book in BOOKS))
+    words = f"build {root}/text {root}/books.jsonl --out {root}/books --passage 16 --overlap 4"
+    assert cli.run(["search", *words.split()]) == 0
+    return root
+
+
+@pytest.fixture(scope="module")
+def picture_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("encoder") / "image"
+    size = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 1, "num_heads": 2}
+    ImageEncoder.create("vit_tiny_patch16_224", size, 16, (0.5,) * 3, (0.2,) * 3).save(folder)
+    return folder
+
+
+def test_help_names_every_part(say, capsys: pytest.CaptureFixture) -> None:
+    shown = say("--help")
+    for part in cli.search_parts():
+        assert f"\n  {part} " in shown
+        with pytest.raises(SystemExit):
+            cli.run(["search", part, "--help"])
+        assert capsys.readouterr().out.startswith(f"usage: selfsup search {part} ")
+    for words in (["search"], ["search", "bild"]):
+        with pytest.raises(UserError, match="allowed: add, "):
+            cli.run(words)
+
+
+def test_a_day_of_an_index(say, place: Path, tmp_path: Path) -> None:
+    index = tmp_path / "index"
+    assert "3 documents added; " in say(f"build {place}/text {place}/books.jsonl --out {index} --passage 16")
+    assert say(f"add {index} {place}/books.jsonl") == f"{index}: 3 documents as they were\n"
+    (tmp_path / "more.csv").write_text("id,text,year\nc,windfall and sunrise,2001\nd,roadside,2020\n")
+    change = json.loads(say(f"add {index} {tmp_path}/more.csv --json"))
+    assert (change["added"], change["renewed"], change["kept"]) == (1, 1, 0)
+    assert say(f"remove {index} a d") == f"{index}: 2 documents removed\n"
+    assert [json.loads(line)["id"] for line in say(f"query {index} sunrise --method words --json").splitlines()] == [
+        "c"
+    ]
+
+
+def test_hits_are_shown_with_their_passages(say, place: Path) -> None:
+    lines = say(f"query {place}/books 'seaway hillside' -k 2").splitlines()
+    assert lines[0].split()[0] == "1" and lines[0].split()[2:] == ["b", "year=2001"]
+    assert "hillside by the seaway" in lines[1] and len([line for line in lines if line[2].isdigit()]) == 2
+    (found,) = say(f"query {place}/books rainfall --method words --json").splitlines()
+    hit = json.loads(found)
+    assert hit["text"] == BOOKS[0]["text"][hit["start"] : hit["stop"]] and hit["about"] == {"year": 1990}
+    assert "picture" not in hit
+    (place / "question.txt").write_text("rainfall\n")
+    assert say(f"query {place}/books {place}/question.txt --method words --json").splitlines() == [found]
+
+
+def test_conditions_and_profiles(say, place: Path) -> None:
+    found = say(f"query {place}/books 'sunrise windfall' --where year>=2000 year<2010 --json").splitlines()
+    assert {json.loads(line)["id"] for line in found} <= {"b", "c"}
+    assert say(f"query {place}/books sunrise --method words --where year=2001") == "nothing found\n"
+    near = [json.loads(line)["id"] for line in say(f"similar {place}/books a b --json").splitlines()]
+    assert near == ["c"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("query {0}/books ' '", "the question is empty"),
+        ("query {0}/books sea --method dens", "did you mean 'dense'"),
+        ("query {0}/books sea -k 0", "-k 0: allowed is"),
+        ("query {0}/books sea --where yeer=3", "did you mean 'year'"),
+        ("query {0}/books sea --where year", "--where 'year': allowed is"),
+        ("query {0}/books sea --where year=soon", "the column holds int64"),
+        ("query {0}/books sea --out {0}/hits.png", "--out is for pictures"),
+        ("query {0}/nothing sea", "is no index"),
+        ("similar {0}/books z", "has no document 'z'"),
+        ("remove {0}/books a z", "has no document 'z'; nothing was removed"),
+        ("build {0}/text {0}/books.jsonl --out {0}/books", "is an index already; selfsup search add"),
+        ("build {0}/text {0}/books.jsonl --out {0}", "holds other files"),
+        ("build {0}/text {0}/books.jsonl --out {0}/new --columns text=body", "body"),
+        ("build {0}/text {0}/empty --out {0}/new", "empty"),
+        ("build {0}/nothing {0}/books.jsonl --out {0}/new", "nothing"),
+    ],
+)
+def test_mistakes_get_one_line(place: Path, words: str, said: str) -> None:
+    (place / "empty").mkdir(exist_ok=True)
+    with pytest.raises(UserError) as caught:
+        cli.run(["search", *shlex.split(words.format(place))])
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert not (place / "new").exists() or not any((place / "new").glob("index.json"))
+
+
+def test_pages_of_pictures(picture_encoder: Path, tmp_path: Path, say, cache) -> None:
+    chance = np.random.default_rng(0)
+    for name in ("cats/a", "cats/b", "dogs/c"):
+        file = tmp_path / "photos" / f"{name}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(chance.integers(0, 256, (20, 40, 3), np.uint8)).save(file)
+    index, page = tmp_path / "index", tmp_path / "hits.png"
+    say(f"build {picture_encoder} {tmp_path}/photos --out {index}")
+    shown = say(f"query {index} {tmp_path}/photos/cats/a.png -k 2 --out {page}")
+    number, score, *named = shown.split()[:4]
+    assert number == "1" and float(score) > 0.99 and named == ["cats/a.png", "label=cats"]
+    with Image.open(page) as drawn:
+        assert drawn.width > 600 and len(np.unique(np.asarray(drawn.convert("RGB")).reshape(-1, 3), axis=0)) > 100
+    assert "cats" not in say(f"query {index} {tmp_path}/photos/cats/a.png --where label=dogs")
+    say(f"similar {index} cats/a.png dogs/c.png --out {page}")
+    with pytest.raises(UserError, match=r"allowed ending is \.png"):
+        say(f"similar {index} cats/a.png --out {tmp_path}/hits.jpg")
+
+
+def test_pictures_without_files_are_kept_small(picture_encoder: Path, tmp_path: Path, cache) -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 200, 100, 3), np.uint8)
+    data = Dataset.from_dict({"image": [Image.fromarray(one) for one in pictures], "id": ["x", "y", "z"]})
+    index, _ = Index.build(picture_encoder, data, tmp_path / "index", quiet=True)
+    hits = search(index, Image.fromarray(pictures[1]), 3)
+    assert hits[0].id == "y" and {hit.source for hit in hits} == {None}
+    assert hits[0].picture is not None
+    (tmp_path / "y.png").write_bytes(hits[0].picture)
+    with Image.open(tmp_path / "y.png") as kept:
+        assert kept.size == (48, 96)
+        assert abs(np.asarray(kept).mean() - pictures[1].mean()) < 3
+    draw_hits(tmp_path / "page.png", hits, "three")
+    assert (tmp_path / "page.png").exists()
