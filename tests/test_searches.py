@@ -104,6 +104,27 @@ def test_conditions_and_profiles(say, place: Path) -> None:
     assert near == ["c"]
 
 
+def test_answers_list_their_sources(say, place: Path, tmp_path: Path) -> None:
+    book = tmp_path / "book.txt"
+    book.write_text("sunrise over the road. " * 300)
+    run = "train causal_lm --context 128 --tokenizer byte --layers 1 --heads 2 --width 16 --batch 4 --steps 2"
+    assert cli.run([*run.split(), "--data", str(book), "--out", str(tmp_path / "run")]) == 0
+    asked = f"ask {place}/books 'what about rainfall' --generator {tmp_path}/run -k 2 --tokens 20"
+    shown = say(asked)
+    answer, sources = shown.split("\n\nsources:\n")
+    assert shown == say(asked) and sources.splitlines()[0].split()[0] == "1"
+    told = json.loads(say(f"{asked} --json"))
+    assert told["answer"] == answer and [one["number"] for one in told["sources"]][0] == 1
+    assert told["sources"][0]["id"] in {book["id"] for book in BOOKS}
+    with pytest.raises(UserError, match="passages"):
+        cli.run(["search", *shlex.split(f"{asked} --prompt question")])
+
+
+def test_passages_may_be_of_one_document(say, place: Path) -> None:
+    found = [json.loads(line) for line in say(f"query {place}/books hillside -k 3 --passages --json").splitlines()]
+    assert [hit["id"] for hit in found[:2]] == ["b", "b"] and len({hit["start"] for hit in found}) == len(found)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

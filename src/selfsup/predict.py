@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from selfsup.predictors.generator import Generator
 from selfsup.predictors.predictor import Kind, Loaded
 from selfsup.predictors.ranker import Ranker
 from selfsup.runtime import fastest_device
+from selfsup.text_encoder import TextEncoder
 from selfsup.word_vectors import Near, WordVectors
 
 # What each predictor does, and the objectives that have it.
@@ -62,6 +64,24 @@ def load_predictor(place: str | os.PathLike, predictor: type[Loaded]) -> Loaded:
     return found
 
 
+def load_generator(place: str | os.PathLike) -> Generator:
+    """A language model on the fastest device: of a run, an exported folder, or pretrained.
+
+    Args:
+        place: a run, a folder of selfsup or transformers, or `hf:` and a hub id, which uses the network.
+
+    Raises:
+        UserError: there is none.
+    """
+    name, folder = os.fspath(place), Path(place)
+    foreign = folder.is_dir() and not any((folder / own).exists() for own in ("run.json", ABOUT))
+    if not name.startswith("hf:") and not (foreign and TextEncoder.knows(name)):
+        return load_predictor(place, Generator)
+    found = TextEncoder.from_hub(name, "decoder")
+    found.model.to(fastest_device())  # type: ignore[arg-type]
+    return Generator(found.model, found.tokenizer, found.context)
+
+
 def _before_stop(pieces: Iterable[str], stop: tuple[str, ...]) -> Iterator[str]:
     """Pieces of text up to the stop string that is complete first; what may be the beginning of one waits."""
     waiting = ""
@@ -91,6 +111,51 @@ def _decoded(generator: Generator, tokens: Iterable[int]) -> Iterator[str]:
             shown = text
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How a text is continued.
+
+    Attributes:
+        tokens: most tokens to make.
+        temperature: 0 for the likeliest continuation, 1 for the model's own probabilities.
+        top_k: candidates at each step; 0 for all.
+        seed: of the choice among them.
+        top_p: of these candidates only the likeliest that have this probability together; 1 for all.
+        stop: the text ends before the first of these that it comes to.
+    """
+
+    tokens: int = 200
+    temperature: float = 0.8
+    top_k: int = 50
+    seed: int = 0
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what no text can be made with.
+
+        Raises:
+            UserError: a number out of its range, or an empty stop string.
+        """
+        if self.temperature < 0 or self.tokens < 1 or self.top_k < 0:
+            raise UserError(
+                f"--temperature {self.temperature} --tokens {self.tokens} --top-k {self.top_k}: "
+                "none may be negative, tokens not 0"
+            )
+        if "" in self.stop:
+            raise UserError("--stop '': allowed is text that is not empty, such as --stop .")
+
+
+def continued(generator: Generator, prompt: str | Sequence[int], how: Sampling) -> Iterator[str]:
+    """Pieces of text that continue a prompt or its token ids, as they come.
+
+    Raises:
+        UserError: `top_p` is out of its range.
+    """
+    made = generator.stream(prompt, how.tokens, how.temperature, how.top_k, how.seed, how.top_p)
+    yield from (piece for piece in _before_stop(_decoded(generator, made), how.stop) if piece)
+
+
 def generate(
     place: str | os.PathLike,
     prompt: str = "",
@@ -104,7 +169,7 @@ def generate(
     """Pieces of text that continue the prompt, as they come.
 
     Args:
-        place: a run of a language model, or an exported folder.
+        place: see `load_generator`.
         prompt: what to continue.
         tokens: most tokens to make.
         temperature: 0 for the likeliest continuation, 1 for the model's own probabilities.
@@ -116,15 +181,8 @@ def generate(
     Raises:
         UserError: a number out of its range, an empty stop string, or nothing there that generates text.
     """
-    if temperature < 0 or tokens < 1 or top_k < 0:
-        raise UserError(
-            f"--temperature {temperature} --tokens {tokens} --top-k {top_k}: none may be negative, tokens not 0"
-        )
-    if "" in stop:
-        raise UserError("--stop '': allowed is text that is not empty, such as --stop .")
-    generator = load_predictor(place, Generator)
-    made = generator.stream(prompt, tokens, temperature, top_k, seed, top_p)
-    yield from (piece for piece in _before_stop(_decoded(generator, made), stop) if piece)
+    how = Sampling(tokens=tokens, temperature=temperature, top_k=top_k, seed=seed, top_p=top_p, stop=stop)
+    yield from continued(load_generator(place), prompt, how)
 
 
 def fill(place: str | os.PathLike, text: str, top_k: int = 5) -> list[list[Guess]]:

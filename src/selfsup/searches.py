@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from selfsup.verbs import Positional, Switch
+from selfsup.verbs import Positional, Switch, _typed
 
 if TYPE_CHECKING:
     from selfsup.search.change import Change
@@ -112,6 +113,7 @@ def query(
     k: Many = 5,
     method: Literal["hybrid", "dense", "words"] | None = None,
     where: Conditions = (),
+    passages: Switch = False,
     out: Path | None = None,
     json: Switch = False,
 ) -> int:
@@ -123,20 +125,81 @@ def query(
         k: how many.
         method: dense goes by vectors, words by BM25, hybrid by both; hybrid for texts if not given.
         where: conditions on columns of the documents, such as year>=2000.
+        passages: the best passages instead, of which several may be of one document.
         out: file for the pictures found, .png.
         json: print one JSON object a line.
     """
     from selfsup.search.index import Index
-    from selfsup.search.query import search
+    from selfsup.search.query import counting, search
+    from selfsup.search.query import passages as best_passages
     from selfsup.search.sheet import check_sheet, draw_hits
 
     opened = Index.load(index)
     if out is not None:
         check_sheet(opened, out)
-    hits = search(opened, asked, k, method, where)
+    if passages:
+        hits = best_passages(opened, asked, k, method, counting(opened, k, where))
+    else:
+        hits = search(opened, asked, k, method, where)
     if out is not None:
         draw_hits(out, hits, asked, Path(asked))
     return _shown(hits, json)
+
+
+def ask(  # noqa: PLR0913 - flags of one verb
+    index: Positional[Path],
+    question: Positional[str],
+    generator: str,
+    k: Many = 5,
+    method: Literal["hybrid", "dense", "words"] | None = None,
+    where: Conditions = (),
+    prompt: str | None = None,
+    tokens: int = 200,
+    temperature: float = 0.8,
+    top_k: int = 50,
+    top_p: float = 1.0,
+    stop: Annotated[tuple[str, ...], tyro.conf.arg(metavar="STRING ...")] = (),
+    seed: int = 0,
+    json: Switch = False,
+) -> int:
+    r"""What a language model says to a question with the best passages before it, and which these were.
+
+    Args:
+        index: folder of an index of texts.
+        question: a text, or the name of a file of one.
+        generator: a run of a language model, an exported folder, or hf:ID.
+        k: most passages; as many are shown as there is room for.
+        method: dense goes by vectors, words by BM25, hybrid by both; hybrid if not given.
+        where: conditions on columns of the documents, such as year>=2000.
+        prompt: text with the places {passages} and {question},
+    for the end of a line.
+        tokens: most tokens of the answer.
+        temperature: 0 for the likeliest answer, 1 for the model's own probabilities.
+        top_k: candidates at each token; 0 for all.
+        top_p: of these only the likeliest that have this probability together; 1 for all.
+        stop: the answer ends before the first of these that it comes to;
+    is the end of a line.
+        seed: of the choice among the candidates.
+        json: print JSON.
+    """
+    from selfsup.predict import Sampling
+    from selfsup.search.ask import ask as answer_of
+    from selfsup.search.index import Index
+    from selfsup.tables import hits_text, json_lines
+
+    how = Sampling(
+        tokens=tokens, temperature=temperature, top_k=top_k, top_p=top_p, stop=tuple(map(_typed, stop)), seed=seed
+    )
+    answer = answer_of(Index.load(index), question, generator, k, method, where, prompt and _typed(prompt), how)
+    if json:
+        sources = [{"number": one.number, **one.hit.spoken()} for one in answer.sources]
+        print(json_lines([{"answer": answer.text, "sources": sources}]))
+        return 0
+    for piece in answer.pieces:
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    print(f"\n\nsources:\n{hits_text([one.hit for one in answer.sources])}")
+    return 0
 
 
 def similar(

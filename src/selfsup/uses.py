@@ -11,12 +11,7 @@ from typing import Annotated, Literal
 import tyro
 
 from selfsup.errors import UserError
-from selfsup.verbs import Positional, Switch
-
-
-def _typed(text: str) -> str:
-    """What a user typed, with line ends where a shell leaves a backslash and an n."""
-    return text.replace("\\n", "\n")
+from selfsup.verbs import Positional, Switch, _typed
 
 
 def classify(  # noqa: PLR0913 - flags of one verb

@@ -17,6 +17,11 @@ Positional = tyro.conf.Positional
 Switch = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]  # off: nothing to say about it
 
 
+def _typed(text: str) -> str:
+    """What a user typed, with line ends where a shell leaves a backslash and an n."""
+    return text.replace("\\n", "\n")
+
+
 def _until_stopped(work: Callable[[], object]) -> int:
     """Exit code of training: 0, or as shells have it, 128 and the number of the signal that ended it."""
     from selfsup.runtime import Stopped

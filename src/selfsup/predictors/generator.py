@@ -39,14 +39,20 @@ class Generator(TextPredictor):
     auto = AutoModelForCausalLM
 
     def stream(
-        self, prompt: str, tokens: int, temperature: float, top_k: int, seed: int, top_p: float = 1.0
+        self,
+        prompt: str | Sequence[int],
+        tokens: int,
+        temperature: float,
+        top_k: int,
+        seed: int,
+        top_p: float = 1.0,
     ) -> Iterator[int]:
         """New token ids, one by one, until the end of a document or `tokens` of them.
 
         Keys and values of past tokens are kept; when the window is full, its second half starts a new one.
 
         Args:
-            prompt: text to continue; empty for the start of a document.
+            prompt: text to continue, or its ids; empty for the start of a document.
             tokens: most tokens to make.
             temperature: divides the logits; 0 takes the likeliest token.
             top_k: candidates at each step; 0 for all.
@@ -59,7 +65,9 @@ class Generator(TextPredictor):
         if not 0 < top_p <= 1:
             raise UserError(f"--top-p {top_p}: allowed is a share of the probability, above 0 and at most 1")
         end, device = end_id(self.tokenizer), next(self.network.parameters()).device
-        ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"] or [end]
+        if isinstance(prompt, str):
+            prompt = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        ids = list(prompt) or [end]
         choice = torch.Generator(device).manual_seed(seed)
         # transformers renamed the argument in 5.24 and warns of the older name.
         name = "cache" if "cache" in inspect.signature(self.network.forward).parameters else "past_key_values"
@@ -119,6 +127,14 @@ class Generator(TextPredictor):
             UserError: a continuation that is empty, or longer than the window less one token.
         """
         pairs = [self._joined(*pair) for pair in zip(prompts, continuations, strict=True)]
+        return self.likelihood_in(pairs), torch.tensor([count for _, count in pairs], dtype=torch.int64)
+
+    def likelihood_in(self, pairs: Sequence[tuple[list[int], int]]) -> Tensor:
+        """How likely the last tokens of windows are, given those before them: (N,) float32 nats on the CPU.
+
+        Args:
+            pairs: ids of each of N windows, at most `context`, and how many of the last are told, fewer than all.
+        """
         device, found = next(self.network.parameters()).device, torch.empty(len(pairs))
         with evaluating(self.network):
             for start in range(0, len(pairs), BATCH):
@@ -137,4 +153,4 @@ class Generator(TextPredictor):
                     nats, _ = token_losses(self.network, states[wanted.to(device)], target.to(device))  # (M,)
                     owner = wanted.nonzero()[:, 0]
                     found[start + rows] = -torch.zeros(len(rows)).index_add(0, owner, nats.float().cpu())
-        return found, torch.tensor([count for _, count in pairs], dtype=torch.int64)
+        return found

@@ -43,15 +43,7 @@ def vector_of(index: Index, asked: Any) -> Tensor:  # noqa: ANN401 - a text or a
     return F.normalize(found[0, :width], dim=0)
 
 
-def _names_file(text: str) -> bool:
-    """Whether a text is the name of a file; most texts are too long for one, or have signs that none has."""
-    try:
-        return Path(text).is_file()
-    except (OSError, ValueError):
-        return False
-
-
-def _asked_text(index: Index, asked: object) -> str:
+def asked_text(index: Index, asked: object) -> str:
     """The text of a question, which may be the name of a file.
 
     Raises:
@@ -60,7 +52,7 @@ def _asked_text(index: Index, asked: object) -> str:
     if not isinstance(asked, str | os.PathLike):
         raise UserError(f"{index.shelf.folder} holds texts: ask with a text or a file of one")
     text = os.fspath(asked)
-    if _names_file(text):
+    if os.path.isfile(text):  # pathlib raises where a text is too long for a name
         try:
             text = Path(text).read_text(encoding="utf-8-sig")
         except (OSError, ValueError) as error:
@@ -79,7 +71,7 @@ def _picture(asked: object) -> object:
     if not isinstance(asked, str | os.PathLike):
         return asked
     file = Path(asked)
-    if not _names_file(os.fspath(asked)):
+    if not os.path.isfile(asked):
         raise UserError(f"{file}: no such picture; the index holds pictures, ask with the name of a file")
     try:
         return open_picture(file.read_bytes())
@@ -105,7 +97,7 @@ def rank(
         raise UserError(f"--method {method}: the index holds pictures, which have no words; drop it")
     if pictures:
         return best_of_each(nearest_rows(index, vector_of(index, _picture(asked)), there, depth), unit)
-    text = _asked_text(index, asked)
+    text = asked_text(index, asked)
     if method == "dense":
         return best_of_each(nearest_rows(index, vector_of(index, text), there, depth), unit)
     words = by_words(index, text, there, depth, unit)
@@ -130,27 +122,40 @@ def search(
     Raises:
         UserError: an empty question, a file that cannot be read, k below 1, or a condition on no column.
     """
-    return _found(index, asked, k, method, where, document_of(index))
+    there = counting(index, k, where)
+    return list(hits_of(index, rank(index, asked, method, there, max(DEPTH, 4 * k), document_of(index))[:k]))
 
 
 def passages(
-    index: Index, asked: object, k: int = 5, method: Method | None = None, where: Sequence[str] = ()
+    index: Index, asked: object, k: int = 5, method: Method | None = None, there: Sequence[np.ndarray] | None = None
 ) -> list[Hit]:
-    """The same for passages, of which several may be of one document."""
-    return _found(index, asked, k, method, where, passage)
+    """The passages that answer a question best; several of a document, but none that overlaps a better one.
+
+    Args:
+        index: to search.
+        asked: a text, a picture, or the name of a file of either.
+        k: most passages.
+        method: see `rank`.
+        there: rows of each segment that count; all if None. See `counting`.
+    """
+    some = [one.there for one in index.segments] if there is None else there
+    found: list[Hit] = []
+    for hit in hits_of(index, rank(index, asked, method, some, max(DEPTH, 4 * k), passage)):
+        if not any(hit.id == one.id and hit.start < one.stop and one.start < hit.stop for one in found):
+            found.append(hit)
+        if len(found) == k:
+            break
+    return found
 
 
-def _found(
-    index: Index, asked: object, k: int, method: Method | None, where: Sequence[str], unit: Unit
-) -> list[Hit]:  # fmt: skip
-    there = _counting(index, k, where)
-    return list(hits_of(index, rank(index, asked, method, there, max(DEPTH, 4 * k), unit)[:k]))
+def counting(index: Index, k: int, where: Sequence[str]) -> list[np.ndarray]:
+    """(N,) bool for each segment: rows that count and fulfil conditions.
 
-
-def _counting(index: Index, k: int, where: Sequence[str]) -> list[np.ndarray]:
-    """(N,) bool for each segment: rows that count and fulfil conditions."""
+    Raises:
+        UserError: k below 1, or a condition on no column.
+    """
     if k < 1:
-        raise UserError(f"-k {k}: allowed is a number of documents, 1 or more")
+        raise UserError(f"-k {k}: allowed is a number of hits, 1 or more")
     return allowed(index.segments, [Condition.parse(one) for one in where])
 
 
@@ -166,7 +171,7 @@ def similar(index: Index, ids: Sequence[str], k: int = 5, where: Sequence[str] =
     Raises:
         UserError: one of them is not there, k below 1, or a condition on no column.
     """
-    there = _counting(index, k, where)
+    there = counting(index, k, where)
     asked, vectors, seen = set(ids), [], set()
     for segment, some in zip(index.segments, there, strict=True):
         for row, (name,) in segment.alive("id"):
