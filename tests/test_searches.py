@@ -114,7 +114,7 @@ def test_answers_list_their_sources(say, place: Path, tmp_path: Path) -> None:
     answer, sources = shown.split("\n\nsources:\n")
     assert shown == say(asked) and sources.splitlines()[0].split()[0] == "1"
     told = json.loads(say(f"{asked} --json"))
-    assert told["answer"] == answer and [one["number"] for one in told["sources"]][0] == 1
+    assert told["answer"] == answer and told["sources"][0]["number"] == 1
     assert told["sources"][0]["id"] in {book["id"] for book in BOOKS}
     with pytest.raises(UserError, match="passages"):
         cli.run(["search", *shlex.split(f"{asked} --prompt question")])

@@ -154,7 +154,7 @@ def ask(  # noqa: PLR0913 - flags of one verb
     method: Literal["hybrid", "dense", "words"] | None = None,
     where: Conditions = (),
     prompt: str | None = None,
-    tokens: int = 200,
+    tokens: int | None = None,
     temperature: float = 0.8,
     top_k: int = 50,
     top_p: float = 1.0,
@@ -173,7 +173,7 @@ def ask(  # noqa: PLR0913 - flags of one verb
         where: conditions on columns of the documents, such as year>=2000.
         prompt: text with the places {passages} and {question},
     for the end of a line.
-        tokens: most tokens of the answer.
+        tokens: most tokens of the answer; 200 if not given, but at most half of what the model reads at once.
         temperature: 0 for the likeliest answer, 1 for the model's own probabilities.
         top_k: candidates at each token; 0 for all.
         top_p: of these only the likeliest that have this probability together; 1 for all.
@@ -182,15 +182,18 @@ def ask(  # noqa: PLR0913 - flags of one verb
         seed: of the choice among the candidates.
         json: print JSON.
     """
-    from selfsup.predict import Sampling
+    from selfsup.predict import Sampling, load_generator
     from selfsup.search.ask import ask as answer_of
+    from selfsup.search.ask import tokens_for
     from selfsup.search.index import Index
     from selfsup.tables import hits_text, json_lines
 
+    opened, model = Index.load(index), load_generator(generator)
     how = Sampling(
-        tokens=tokens, temperature=temperature, top_k=top_k, top_p=top_p, stop=tuple(map(_typed, stop)), seed=seed
-    )
-    answer = answer_of(Index.load(index), question, generator, k, method, where, prompt and _typed(prompt), how)
+        tokens=tokens_for(model) if tokens is None else tokens, temperature=temperature, top_k=top_k, top_p=top_p,
+        stop=tuple(map(_typed, stop)), seed=seed,
+    )  # fmt: skip
+    answer = answer_of(opened, question, model, k, method, where, prompt and _typed(prompt), how)
     if json:
         sources = [{"number": one.number, **one.hit.spoken()} for one in answer.sources]
         print(json_lines([{"answer": answer.text, "sources": sources}]))

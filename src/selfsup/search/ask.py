@@ -124,6 +124,11 @@ class Window:
         return kept
 
 
+def tokens_for(generator: Generator) -> int:
+    """Most tokens of an answer where nobody says how many: 200, but at most half of the window."""
+    return min(200, max(generator.context // 2, 1))
+
+
 def checked(prompt: str) -> str:
     """The prompt, if it has both places.
 
@@ -143,7 +148,7 @@ def ask(
     method: Method | None = None,
     where: Sequence[str] = (),
     prompt: str | None = None,
-    how: Sampling = Sampling(),  # noqa: B008 - frozen
+    how: Sampling | None = None,
 ) -> Answer:
     """Have a language model answer a question with the best passages before it.
 
@@ -159,7 +164,7 @@ def ask(
         where: conditions on columns of their documents, all to be fulfilled.
         prompt: text with `{passages}` and `{question}` in their places; `PROMPT` if None, `CHAT` for a model with a
             chat template.
-        how: the answer is made.
+        how: the answer is made; with `tokens_for` the model if None.
 
     Raises:
         UserError: an index of pictures, an empty question or one without room for a passage, a prompt that lacks a
@@ -175,6 +180,7 @@ def ask(
     if not found:
         raise UserError(f"{folder} has no passage for {text[:60]!r}; ask in other words, or drop --where")
     model = generator if isinstance(generator, Generator) else load_generator(generator)
+    how = Sampling(tokens=tokens_for(model)) if how is None else how
     window = Window(model, prompt or (PROMPT if model.tokenizer.chat_template is None else CHAT), text.strip())
     shown = window.sources(found, model.context - how.tokens)
     ids = window.ids([hit.text or "" for hit in shown])
