@@ -12,6 +12,7 @@ import torch
 from datasets import Dataset
 from PIL import Image
 
+import selfsup
 from selfsup import cli
 from selfsup.errors import UserError
 from selfsup.image_encoder import ImageEncoder
@@ -94,6 +95,14 @@ def test_hits_are_shown_with_their_passages(say, place: Path) -> None:
     assert "picture" not in hit
     (place / "question.txt").write_text("rainfall\n")
     assert say(f"query {place}/books {place}/question.txt --method words --json").splitlines() == [found]
+
+
+def test_python_finds_what_the_verb_prints(say, place: Path, tmp_path: Path) -> None:
+    index = selfsup.Index.load(place / "books")
+    shown = say(f"query {place}/books 'seaway hillside' -k 2 --json").splitlines()
+    assert [hit.spoken() for hit in index.query("seaway hillside", 2)] == [json.loads(line) for line in shown]
+    index.save(tmp_path / "copy")
+    assert selfsup.Index.load(tmp_path / "copy").query("seaway hillside", 2) == index.query("seaway hillside", 2)
 
 
 def test_conditions_and_profiles(say, place: Path) -> None:

@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from selfsup.objective import Objective, recipe
     from selfsup.recipes import Recipe
     from selfsup.run import Run
+    from selfsup.search.index import Index
     from selfsup.training import resume, train
 
 # Imported when first asked for, so that `import selfsup` costs nothing and does nothing.
 _PLACES = {
     "Draw": "data.draw",
     "Encoder": "encoder",
+    "Index": "search.index",
     "Objective": "objective",
     "Reader": "data.reader",
     "Recipe": "recipes",
@@ -39,7 +41,7 @@ _PLACES = {
 }
 
 __all__ = [
-    "Draw", "Encoder", "Objective", "Reader", "Recipe", "Run", "UserError",
+    "Draw", "Encoder", "Index", "Objective", "Reader", "Recipe", "Run", "UserError",
     "evaluate", "export", "load", "open_source", "recipe", "resume", "train",
 ]  # fmt: skip
 

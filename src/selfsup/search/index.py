@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,6 +25,10 @@ from selfsup.search.passages import Cut
 from selfsup.search.segment import Segment
 from selfsup.search.shelf import CONTENTS, Contents, Named, Shelf, sync, sync_all
 from selfsup.search.writing import Writer
+
+if TYPE_CHECKING:
+    from selfsup.search.hits import Hit
+    from selfsup.search.query import Method
 
 NAMED = 5  # ids that a message names
 TRIES = 5  # to open what another process is just changing
@@ -169,6 +173,12 @@ class Index:
             self.shelf.put(contents)
             self._open()
         return Change(removed=len(asked), quality=quality)
+
+    def query(self, asked: object, k: int = 5, method: Method | None = None, where: Sequence[str] = ()) -> list[Hit]:
+        """The documents that answer a question best; see `search.query.search`."""
+        from selfsup.search.query import search  # which asks an index, and so lies above it
+
+        return search(self, asked, k, method, where)
 
     def save(self, out: str | os.PathLike) -> None:
         """Copy the index, as it is in force, to a new folder.
