@@ -2,12 +2,13 @@
 
     python benchmarks/ask.py [--quick] [--data DIR] [--out runs/ask] [--seeds 0 1 2] [--keep FILE]
 
-DIR is a collection as BEIR has them (corpus.jsonl); without it, Python's help topics and docstrings take its place. Of
-every twenty documents one is held out for the test and one for validation; from the others the generator learns, and
-they are what the index holds. Generators (one a seed) and encoder (one for all) start from nothing.
+DIR holds CSV files with the columns sentence1 and sentence2, as STS-B and SICK have them, at any depth; every sentence
+of six words or more counts once, whatever it is paired with. Without DIR the beginnings of Python's help topics and
+docstrings take their place. A tenth is held out for the test and a tenth for validation; from the others the generator
+learns, and they are what the index holds. Generators (one a seed) and encoder (one for all) start from nothing.
 
 The generator learns from passages with others in front, as it is asked later: found by the first half of a passage
-among those of other documents that do not overlap it, for two passages of three; one of three stands alone. That is
+among those that do not overlap it, for four passages of five; one of five stands alone. That is
 learning with retrieval in the window (Guu et al. 2020, "REALM", arXiv 2002.08909, with BM25 in place of a learned
 retriever). How passages are found in the test is chosen on the validation documents with the first seed; then the first
 half of each test document asks the index, and its second half is scored (`selfsup.search.neighbors`). Progress goes to
@@ -17,6 +18,7 @@ standard error, one line of JSON a seed to standard output and to FILE; a seed t
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import math
 import random
@@ -44,13 +46,14 @@ from selfsup.search.neighbors import RUN, Comparison, HeldOut, Told, runs
 from selfsup.search.passages import Cut
 
 PASSAGE = 96  # tokens of a passage
-FRONT = 2  # passages in front of another
-NEAREST = 10  # of which these are the first that do not overlap it
-SHORTEST = 20  # words of a document
-ALONE = 3  # every third passage has none in front
+FRONT = 4  # passages in front of another
+NEAREST = 12  # of which these are the first that do not overlap it
+SHORTEST = 6  # words of a document
+ALONE = 5  # every so many passages one has none in front
 BETWEEN = "\n\n"
 BLOCK = 500  # passages that ask at once
-CONTEXT = 320  # tokens of the window
+CONTEXT = 160  # tokens of the window
+COLUMNS = ("sentence1", "sentence2")
 METHODS = ("words", "dense", "hybrid")
 
 
@@ -72,8 +75,8 @@ class Size:
     vocabulary: int = 2048
     layers: int = 2
     width: int = 128
-    steps: int = 1500
-    encoder: int = 200
+    steps: int = 500
+    encoder: int = 100
     held_out: int = 600
 
 
@@ -86,12 +89,15 @@ def documents(data: str | None, most: int) -> dict[str, list[dict[str, str]]]:
         texts = load_sample("prose")["train"]["text"]
         found = [" ".join(text.split()[:60]) for text in texts]
     else:
-        lines = (Path(data) / "corpus.jsonl").read_text(encoding="utf-8").splitlines()
-        found = [f"{row['title']}\n{row['text']}".strip() for row in map(json.loads, lines)]
+        found = []
+        for file in sorted(Path(data).rglob("*.csv")):
+            with file.open(encoding="utf-8", newline="") as lines:
+                found += [" ".join(row[name].split()) for row in csv.DictReader(lines) for name in COLUMNS]
+    found = list({text.lower(): text for text in reversed(found)}.values())
     rows = [{"id": str(number), "text": text} for number, text in enumerate(found) if len(text.split()) >= SHORTEST]
     random.Random(0).shuffle(rows)
     rows = rows[:most]
-    few = len(rows) // 20
+    few = len(rows) // 10
     return {"test": rows[:few], "validation": rows[few : 2 * few], "train": rows[2 * few :]}
 
 
@@ -102,7 +108,7 @@ def cut(tokenizer: PreTrainedTokenizerBase, text: str, size: int) -> list[str]:
 
 
 def with_neighbors(passages: Sequence[tuple[int, str]]) -> list[str]:
-    """Passages in a random order, two of three behind those that their first halves find in other documents.
+    """Passages in a random order, most of them behind those that their first halves find in other documents.
 
     Args:
         passages: number of the document and text of each.
@@ -150,8 +156,8 @@ def prepare(out: Path, data: str | None, size: Size) -> dict[str, list[dict[str,
         passages = [(number, one) for number, text in enumerate(texts) for one in cut(tokenizer, text, PASSAGE)]
         write(out / "neighbors.jsonl", with_neighbors([one for one in passages if len(one[1].split()) > 1]))
     train(
-        f"train contrastive_text --data {out}/documents.jsonl --tokenizer {out}/tokenizer --pairs text --context 112 "
-        f"--temperature 0.1 --layers 1 --heads 4 --width {2 * size.width} --batch 64 --steps {size.encoder}",
+        f"train contrastive_text --data {out}/documents.jsonl --tokenizer {out}/tokenizer --context 112 --batch 256 "
+        f"--layers 1 --heads 4 --width {2 * size.width} --steps {size.encoder}",
         out / "encoder", 0,
     )  # fmt: skip
     if not (out / "index" / "index.json").exists():
@@ -163,7 +169,7 @@ def generator(out: Path, size: Size, seed: int) -> Path:
     """A trained language model."""
     run = out / f"generator-{seed}"
     train(
-        f"train causal_lm --data {out}/neighbors.jsonl --tokenizer {out}/tokenizer --context {CONTEXT} --batch 8 "
+        f"train causal_lm --data {out}/neighbors.jsonl --tokenizer {out}/tokenizer --context {CONTEXT} --batch 16 "
         f"--layers {size.layers} --heads 4 --width {size.width} --steps {size.steps}",
         run, seed,
     )  # fmt: skip
