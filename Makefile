@@ -35,4 +35,4 @@ test: lint
 
 bench: setup
 	$(BIN)/python -m pip install -q -e '.[bench]'
-	for name in views simclr mae dino causal_lm masked_lm tokens encode contrastive_text mine word2vec; do $(BIN)/python benchmarks/$$name.py --quick || exit 1; done
+	for name in views simclr mae dino causal_lm masked_lm tokens encode contrastive_text mine word2vec index; do $(BIN)/python benchmarks/$$name.py --quick || exit 1; done
