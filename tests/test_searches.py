@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,15 @@ def test_python_finds_what_the_verb_prints(say, place: Path, tmp_path: Path) -> 
     assert [hit.spoken() for hit in index.query("seaway hillside", 2)] == [json.loads(line) for line in shown]
     index.save(tmp_path / "copy")
     assert selfsup.Index.load(tmp_path / "copy").query("seaway hillside", 2) == index.query("seaway hillside", 2)
+
+
+def test_an_encoder_that_moved_is_named(say, place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "text", tmp_path / "text")
+    say(f"build {tmp_path}/text {place}/books.jsonl --out {tmp_path}/index")
+    (tmp_path / "text").rename(tmp_path / "moved")
+    with pytest.raises(UserError, match=r"index was built with .*text; say where that is with --encoder"):
+        say(f"query {tmp_path}/index sunrise")
+    assert " a " in say(f"query {tmp_path}/index sunrise --encoder {tmp_path}/moved -k 1 --method words")
 
 
 def test_conditions_and_profiles(say, place: Path) -> None:

@@ -79,35 +79,43 @@ def build(  # noqa: PLR0913 - flags of one verb
     return _changed(out, change, json)
 
 
-def add(index: Positional[Path], data: Positional[str], columns: tuple[str, ...] = (), json: Switch = False) -> int:
+def add(
+    index: Positional[Path],
+    data: Positional[str],
+    columns: tuple[str, ...] = (),
+    encoder: str | None = None,
+    json: Switch = False,
+) -> int:
     """More documents into an index; one whose id is there takes the place of that one, if it is another.
 
     Args:
         index: folder of the index.
         data: what to add; what is there already and has not changed is passed over.
         columns: columns of the data by meaning, such as text=body.
+        encoder: where the encoder of the index is, if not where it was when the index was built.
         json: print JSON.
     """
     from selfsup.prepare import columns_of
     from selfsup.search.index import Index
 
-    return _changed(index, Index.load(index).add(data, columns_of(columns)), json)
+    return _changed(index, Index.load(index, encoder).add(data, columns_of(columns)), json)
 
 
-def remove(index: Positional[Path], ids: Ids, json: Switch = False) -> int:
+def remove(index: Positional[Path], ids: Ids, encoder: str | None = None, json: Switch = False) -> int:
     """Take documents out of an index.
 
     Args:
         index: folder of the index.
         ids: of the documents.
+        encoder: where the encoder of the index is, if not where it was when the index was built.
         json: print JSON.
     """
     from selfsup.search.index import Index
 
-    return _changed(index, Index.load(index).remove(ids), json)
+    return _changed(index, Index.load(index, encoder).remove(ids), json)
 
 
-def query(
+def query(  # noqa: PLR0913 - flags of one verb
     index: Positional[Path],
     asked: Positional[str],
     k: Many = 5,
@@ -115,6 +123,7 @@ def query(
     where: Conditions = (),
     passages: Switch = False,
     out: Path | None = None,
+    encoder: str | None = None,
     json: Switch = False,
 ) -> int:
     """The documents that answer a question best, each with its best passage.
@@ -127,6 +136,7 @@ def query(
         where: conditions on columns of the documents, such as year>=2000.
         passages: the best passages instead, of which several may be of one document.
         out: file for the pictures found, .png.
+        encoder: where the encoder of the index is, if not where it was when the index was built.
         json: print one JSON object a line.
     """
     from selfsup.search.index import Index
@@ -134,7 +144,7 @@ def query(
     from selfsup.search.query import passages as best_passages
     from selfsup.search.sheet import check_sheet, draw_hits
 
-    opened = Index.load(index)
+    opened = Index.load(index, encoder)
     if out is not None:
         check_sheet(opened, out)
     if passages:
@@ -160,6 +170,7 @@ def ask(  # noqa: PLR0913 - flags of one verb
     top_p: float = 1.0,
     stop: Annotated[tuple[str, ...], tyro.conf.arg(metavar="STRING ...")] = (),
     seed: int = 0,
+    encoder: str | None = None,
     json: Switch = False,
 ) -> int:
     r"""What a language model says to a question with the best passages before it, and which these were.
@@ -180,6 +191,7 @@ def ask(  # noqa: PLR0913 - flags of one verb
         stop: the answer ends before the first of these that it comes to;
     is the end of a line.
         seed: of the choice among the candidates.
+        encoder: where the encoder of the index is, if not where it was when the index was built.
         json: print JSON.
     """
     from selfsup.predict import Sampling, load_generator
@@ -188,7 +200,7 @@ def ask(  # noqa: PLR0913 - flags of one verb
     from selfsup.search.index import Index
     from selfsup.tables import hits_text, json_lines
 
-    opened, model = Index.load(index), load_generator(generator)
+    opened, model = Index.load(index, encoder), load_generator(generator)
     how = Sampling(
         tokens=tokens_for(model) if tokens is None else tokens, temperature=temperature, top_k=top_k, top_p=top_p,
         stop=tuple(map(_typed, stop)), seed=seed,
@@ -211,6 +223,7 @@ def similar(
     k: Many = 5,
     where: Conditions = (),
     out: Path | None = None,
+    encoder: str | None = None,
     json: Switch = False,
 ) -> int:
     """What is near to some documents that are liked, themselves left out.
@@ -221,13 +234,14 @@ def similar(
         k: how many.
         where: conditions on columns of the documents, such as year>=2000.
         out: file for the pictures found, .png.
+        encoder: where the encoder of the index is, if not where it was when the index was built.
         json: print one JSON object a line.
     """
     from selfsup.search.index import Index
     from selfsup.search.query import similar as near
     from selfsup.search.sheet import check_sheet, draw_hits
 
-    opened = Index.load(index)
+    opened = Index.load(index, encoder)
     if out is not None:
         check_sheet(opened, out)
     hits = near(opened, ids, k, where)

@@ -104,8 +104,9 @@ class Index:
         if dimensions is not None and not 0 < dimensions <= width:
             raise UserError(f"--dimensions {dimensions}: the encoder's vectors have {width} numbers; give fewer")
         cut = Cut.of(encoder, passage, overlap)
+        here = os.path.abspath(place) if os.path.exists(place) else os.fspath(place)  # else a hub id
         about = {
-            "encoder": os.fspath(place), "content": content_of(encoder), "kind": encoder.kind,
+            "encoder": here, "content": content_of(encoder), "kind": encoder.kind,
             "width": dimensions or width, "passage": cut.size, "overlap": cut.overlap, "index": kind,
         }  # fmt: skip
         shelf = Shelf(folder)
@@ -128,11 +129,16 @@ class Index:
         """
         about = Shelf(Path(folder)).read().about
         place = about["encoder"] if encoder is None else os.fspath(encoder)
-        found = load_encoder(place).to(fastest_device())
+        try:
+            found = load_encoder(place).to(fastest_device())
+        except UserError as error:
+            raise UserError(
+                f"{folder} was built with {about['encoder']}; say where that is with --encoder: {error}"
+            ) from error
         if content_of(found) != about["content"]:
             raise UserError(
                 f"{folder} was built with {about['encoder']}, whose vectors are not those of {place} as it is now; "
-                "give that encoder, or build the index anew"
+                "give that encoder with --encoder, or build the index anew"
             )
         return cls(folder, found)
 
