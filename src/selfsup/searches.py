@@ -15,6 +15,7 @@ from selfsup.verbs import Positional, Switch, _typed
 if TYPE_CHECKING:
     from selfsup.search.change import Change
     from selfsup.search.hits import Hit
+    from selfsup.search.index import Index
 
 Ids = Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="ID ...", help_behavior_hint="")]
 Conditions = Annotated[tuple[str, ...], tyro.conf.arg(metavar="CONDITION ...")]
@@ -37,10 +38,25 @@ def _changed(index: Path, change: Change, json: bool) -> int:
     return 0
 
 
-def _shown(hits: Sequence[Hit], json: bool) -> int:
-    """Print hits, best first."""
+def _opened(index: Path, encoder: str | None, out: Path | None) -> Index:
+    """The index, where a page of pictures can be drawn of it if one is asked for."""
+    from selfsup.search.index import Index
+    from selfsup.search.sheet import check_sheet
+
+    opened = Index.load(index, encoder)
+    if out is not None:
+        check_sheet(opened, out)
+    return opened
+
+
+def _shown(hits: Sequence[Hit], json: bool, out: Path | None, title: str, asked: Path | None = None) -> int:
+    """Print hits, best first, and draw them on a page if one is asked for."""
     from selfsup.tables import hits_text, json_lines
 
+    if out is not None:
+        from selfsup.search.sheet import draw_hits
+
+        draw_hits(out, hits, title, asked)
     print(json_lines(hit.spoken() for hit in hits) if json else hits_text(hits))
     return 0
 
@@ -139,21 +155,15 @@ def query(  # noqa: PLR0913 - flags of one verb
         encoder: where the encoder of the index is, if not where it was when the index was built.
         json: print one JSON object a line.
     """
-    from selfsup.search.index import Index
     from selfsup.search.query import counting, search
     from selfsup.search.query import passages as best_passages
-    from selfsup.search.sheet import check_sheet, draw_hits
 
-    opened = Index.load(index, encoder)
-    if out is not None:
-        check_sheet(opened, out)
+    opened = _opened(index, encoder, out)
     if passages:
         hits = best_passages(opened, asked, k, method, counting(opened, k, where))
     else:
         hits = search(opened, asked, k, method, where)
-    if out is not None:
-        draw_hits(out, hits, asked, Path(asked))
-    return _shown(hits, json)
+    return _shown(hits, json, out, asked, Path(asked))
 
 
 def ask(  # noqa: PLR0913 - flags of one verb
@@ -182,14 +192,12 @@ def ask(  # noqa: PLR0913 - flags of one verb
         k: most passages; as many are shown as there is room for.
         method: dense goes by vectors, words by BM25, hybrid by both; hybrid if not given.
         where: conditions on columns of the documents, such as year>=2000.
-        prompt: text with the places {passages} and {question},
-    for the end of a line.
+        prompt: text with the places {passages} and {question}, \n for the end of a line.
         tokens: most tokens of the answer; 200 if not given, but at most half of what the model reads at once.
         temperature: 0 for the likeliest answer, 1 for the model's own probabilities.
         top_k: candidates at each token; 0 for all.
         top_p: of these only the likeliest that have this probability together; 1 for all.
-        stop: the answer ends before the first of these that it comes to;
-    is the end of a line.
+        stop: the answer ends before the first of these that it comes to; \n is the end of a line.
         seed: of the choice among the candidates.
         encoder: where the encoder of the index is, if not where it was when the index was built.
         json: print JSON.
@@ -237,14 +245,7 @@ def similar(
         encoder: where the encoder of the index is, if not where it was when the index was built.
         json: print one JSON object a line.
     """
-    from selfsup.search.index import Index
     from selfsup.search.query import similar as near
-    from selfsup.search.sheet import check_sheet, draw_hits
 
-    opened = Index.load(index, encoder)
-    if out is not None:
-        check_sheet(opened, out)
-    hits = near(opened, ids, k, where)
-    if out is not None:
-        draw_hits(out, hits, ", ".join(ids))
-    return _shown(hits, json)
+    opened = _opened(index, encoder, out)
+    return _shown(near(opened, ids, k, where), json, out, ", ".join(ids))
