@@ -105,9 +105,9 @@ def test_rows_are_found_in_their_groups(tmp_path: Path, monkeypatch) -> None:
     with TableWriter(tmp_path, schema) as table:
         for size in (3, 20, 0, 1, 9):
             ids = [str(number) for number in range(count, count + size)]
-            table.write_table(pa.table({"id": ids, "year": pa.array(range(count, count + size), pa.int32())}))
+            table.write_table(pa.table({"id": ids, "about.year": pa.array(range(count, count + size), pa.int32())}))
             count += size
-    whole = Segment(tmp_path, 1, np.arange(count) % 3 > 0)
+    whole = Segment(tmp_path, 1, np.arange(count) % 3 > 0, spoken=False)
     assert [(row.id, row.about["year"]) for row in whole.rows([32, 0, 8, 15])] == [
         ("32", 32), ("0", 0), ("8", 8), ("15", 15)
     ]  # fmt: skip
@@ -117,7 +117,7 @@ def test_rows_are_found_in_their_groups(tmp_path: Path, monkeypatch) -> None:
 def test_runs_by_hand() -> None:
     def runs(*counts: int) -> list[int]:
         schema = schema_of({})
-        parts = [Segment(Path(), 1, np.ones(count, bool)) for count in counts]
+        parts = [Segment(Path(), 1, np.ones(count, bool), spoken=False) for count in counts]
         alone = [Run((Named("", count),), (one,), schema) for count, one in zip(counts, parts, strict=True)]
         return [run.count for run in runs_of(alone)]
 

@@ -144,6 +144,78 @@ def test_passages_may_be_of_one_document(say, place: Path) -> None:
     assert [hit["id"] for hit in found[:2]] == ["b", "b"] and len({hit["start"] for hit in found}) == len(found)
 
 
+def test_any_table_can_be_indexed(say, place: Path, tmp_path: Path) -> None:
+    rows = [
+        {
+            "id": 1,
+            "text": "sunrise",
+            "source": "web",
+            "number": 4,
+            "start": "x",
+            "day": "2020-01-01",
+            "size": float("nan"),
+        },
+        {"id": None, "text": "rainfall"},
+        {"id": 2, "text": "windfall", "source": "book", "number": 5, "day": "2021-01-01"},
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    index = tmp_path / "index"
+    assert "not indexed: row 1: no id" in say(f"build {place}/text {tmp_path}/rows.jsonl --out {index}")
+    (found,) = say(f"query {index} sunrise --where source=web number<4.5 --json").splitlines()
+    about = json.loads(found)["about"]
+    assert about["source"] == "web" and about["number"] == 4 and about["day"].startswith("2020-01-01")
+    (tmp_path / "more.jsonl").write_text('{"id": 3, "text": "sunrise again", "number": "many"}\n')
+    say(f"add {index} {tmp_path}/more.jsonl")
+    assert [json.loads(line)["id"] for line in say(f"query {index} sun --where number=many --json").splitlines()] == [
+        "3"
+    ]
+    with pytest.raises(UserError, match="the column holds"):
+        say(f"query {index} sun --where day=soon")
+
+
+def test_a_long_document_leaves_room_for_others(place: Path, tmp_path: Path) -> None:
+    data = Dataset.from_dict({"id": ["long", "s", "t"], "text": ["sunrise seafall " * 900, "roadside", "hillfall"]})
+    index, made = selfsup.Index.build(place / "text", data, tmp_path / "index", passage=8, overlap=0, quiet=True)
+    assert made.passages > 300
+    assert {hit.id for hit in index.query("sunrise seafall", 3, "dense")} == {"long", "s", "t"}
+
+
+def test_files_of_others_are_left_alone(place: Path, tmp_path: Path) -> None:
+    for name in ("segment-of-my-thesis.txt", "gone-fishing.txt"):
+        (tmp_path / name).write_text("mine")
+    words = ["search", "build", f"{place}/text", f"{place}/books.jsonl", "--out"]
+    with pytest.raises(UserError, match="holds other files"):
+        cli.run([*words, str(tmp_path)])
+    with pytest.raises(UserError, match="is a file"):
+        cli.run([*words, str(tmp_path / "gone-fishing.txt")])
+    assert cli.run([*words, str(tmp_path / "index")]) == 0
+    (tmp_path / "index" / "segment-notes").write_text("mine")
+    assert cli.run(["search", "remove", str(tmp_path / "index"), "a"]) == 0
+    assert (tmp_path / "index" / "segment-notes").exists() and (tmp_path / "gone-fishing.txt").exists()
+    shutil.rmtree(next((tmp_path / "index").glob("segment-0*")) / "words")
+    with pytest.raises(UserError, match="is damaged"):
+        selfsup.Index.load(tmp_path / "index")
+
+
+def test_what_is_known_of_files_is_renewed(picture_encoder: Path, tmp_path: Path, say, cache, monkeypatch) -> None:
+    (tmp_path / "photos").mkdir()
+    for name in "ab":
+        Image.new("RGB", (16, 16), "red" if name == "a" else "blue").save(tmp_path / "photos" / f"{name}.png")
+
+    def note(year: int) -> None:
+        (tmp_path / "photos" / "metadata.csv").write_text(f"file_name,year\na.png,{year}\nb.png,2000\n")
+
+    monkeypatch.chdir(tmp_path)
+    note(2010)
+    say(f"build {picture_encoder} photos --out index")
+    note(1950)
+    assert say("add index photos") == "index: 1 document renewed, 1 as they were\n"
+    shown = say("similar index b.png --where year<1960 --json")
+    monkeypatch.chdir(tmp_path.parent)
+    assert json.loads(shown)["state"] == "same"
+    assert json.loads(say(f"similar {tmp_path}/index b.png --json"))["state"] == "same"
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -156,6 +228,8 @@ def test_passages_may_be_of_one_document(say, place: Path) -> None:
         ("query {0}/books sea --out {0}/hits.png", "--out is for pictures"),
         ("query {0}/nothing sea", "is no index"),
         ("similar {0}/books z", "has no document 'z'"),
+        ("build {0}/text {0}/books.jsonl --out {0}/new --passage 0", "--passage 0: allowed is"),
+        ("build {0}/text {0}/books.jsonl --out {0}/new --overlap -2", "--overlap -2: allowed is"),
         ("remove {0}/books a z", "has no document 'z'; nothing was removed"),
         ("build {0}/text {0}/books.jsonl --out {0}/books", "is an index already; selfsup search add"),
         ("build {0}/text {0}/books.jsonl --out {0}", "holds other files"),

@@ -53,7 +53,7 @@ def _shown(hits: Sequence[Hit], json: bool, out: Path | None, title: str, asked:
     """Print hits, best first, and draw them on a page if one is asked for."""
     from selfsup.tables import hits_text, json_lines
 
-    if out is not None:
+    if out is not None and hits:
         from selfsup.search.sheet import draw_hits
 
         draw_hits(out, hits, title, asked)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from selfsup.errors import UserError, nearest
-from selfsup.search.segment import OWN, Segment
+from selfsup.search.segment import ABOUT, OWN, Segment
 
 KINDS: dict[str, Callable[..., pa.ChunkedArray]] = {
     "!=": pc.not_equal, ">=": pc.greater_equal, "<=": pc.less_equal, "=": pc.equal, ">": pc.greater, "<": pc.less,
@@ -47,14 +47,22 @@ class Condition:
         Raises:
             UserError: the column holds numbers, and the value is none.
         """
-        if self.column not in segment.columns:
+        name = column_of(segment, self.column)
+        if name is None:
             return np.zeros(len(segment.there), bool)
-        cells = segment.column(self.column)
+        cells = segment.column(name)
+        if pa.types.is_integer(cells.type) and re.search(r"[.eE]", self.value):
+            cells = cells.cast(pa.float64())
         try:
             value = pa.scalar(self.value).cast(cells.type)
-        except pa.ArrowInvalid as error:
+            return KINDS[self.kind](cells, value).fill_null(False).to_numpy().astype(bool)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise UserError(f"--where {self.column}{self.kind}{self.value}: the column holds {cells.type}") from error
-        return KINDS[self.kind](cells, value).fill_null(False).to_numpy().astype(bool)
+
+
+def column_of(segment: Segment, name: str) -> str | None:
+    """What a column of the user's is called in the table of a segment; None where it has none."""
+    return next((one for one in (ABOUT + name, name) if one in segment.columns and (one != name or one in PLAIN)), None)
 
 
 def allowed(segments: Sequence[Segment], conditions: Sequence[Condition]) -> list[np.ndarray]:
@@ -63,14 +71,19 @@ def allowed(segments: Sequence[Segment], conditions: Sequence[Condition]) -> lis
     Raises:
         UserError: a column that no segment has.
     """
-    known = {name for one in segments for name in one.columns if name not in OWN or name in PLAIN}
+    known = {name.removeprefix(ABOUT) for one in segments for name in one.columns if name not in OWN} | {*PLAIN}
     for one in conditions:
         if one.column not in known:
             raise UserError(f"--where: the documents have no column {one.column!r}; {nearest(one.column, known)}")
-    found = []
-    for segment in segments:
-        there = segment.there.copy()
-        for one in conditions:
-            there &= one.fulfilled(segment)
-        found.append(there)
+    found = [segment.there.copy() for segment in segments]
+    for one in conditions:
+        refused: list[UserError] = []
+        for segment, there in zip(segments, found, strict=True):
+            try:
+                there &= one.fulfilled(segment)
+            except UserError as error:  # a column may hold numbers in one segment and words in another
+                there[:] = False
+                refused.append(error)
+        if refused and len(refused) == sum(column_of(segment, one.column) is not None for segment in segments):
+            raise refused[0]
     return found

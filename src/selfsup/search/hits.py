@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,8 +39,9 @@ class Hit:
     picture: bytes | None = field(default=None, repr=False)
 
     def spoken(self) -> dict[str, Any]:
-        """As plain values, without the picture."""
-        return {name: value for name, value in vars(self).items() if name != "picture"}
+        """As plain values that JSON has, without the picture."""
+        about = {name: _plain(cell) for name, cell in self.about.items()}
+        return {name: value for name, value in vars(self).items() if name != "picture"} | {"about": about}
 
 
 def hits_of(index: Index, ranking: Ranking) -> Iterator[Hit]:
@@ -50,9 +52,16 @@ def hits_of(index: Index, ranking: Ranking) -> Iterator[Hit]:
         yield Hit(row.id, score, row.text, row.start, row.stop, row.source, state, row.about, row.picture)
 
 
+def _plain(cell: object) -> object:
+    """A cell as JSON has it: dates and the like in words, nothing for what is no number."""
+    if isinstance(cell, float) and not math.isfinite(cell):
+        return None
+    return cell if isinstance(cell, bool | int | float | str) else str(cell)
+
+
 def _state(source: str | None, stamp: str | None) -> str | None:
     """Whether a file is as it was when it was indexed."""
     if source is None:
         return None
     now = file_stamp(source)
-    return "gone" if now is None else "same" if now == stamp else "changed"
+    return "gone" if now is None else "same" if (stamp or "").startswith(f"{now} ") else "changed"

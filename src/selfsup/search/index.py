@@ -23,7 +23,7 @@ from selfsup.search.faiss_index import Kind, faiss_module
 from selfsup.search.merging import settled
 from selfsup.search.passages import Cut
 from selfsup.search.segment import Segment
-from selfsup.search.shelf import CONTENTS, Contents, Named, Shelf, sync, sync_all
+from selfsup.search.shelf import CONTENTS, OWN, Contents, Named, Shelf, sync, sync_all
 from selfsup.search.writing import Writer
 
 if TYPE_CHECKING:
@@ -53,12 +53,12 @@ class Index:
             self.contents = self.shelf.read()
             if self.contents.about["index"] != "exact":
                 faiss_module()  # also where no segment has a graph yet
+            folder, about = self.shelf.folder, self.contents.about
             try:
-                folder, about = self.shelf.folder, self.contents.about
                 self.segments = [Segment.of(folder, one, about).opened() for one in self.contents.segments]
-            except FileNotFoundError:  # forgotten by who changed the index since it was read
+            except FileNotFoundError as error:  # forgotten by who changed the index since it was read
                 if number == TRIES - 1:
-                    raise
+                    raise UserError(f"{folder} is damaged: {error.filename} is missing; build it anew") from error
             else:
                 return
 
@@ -193,7 +193,7 @@ class Index:
             UserError: the folder is not empty, or cannot be written.
         """
         target = Path(out)
-        if target.exists() and any(target.iterdir()):
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise UserError(f"{target} holds files already; give a new folder")
         with writing(target):
             target.mkdir(parents=True, exist_ok=True)
@@ -213,8 +213,10 @@ def _check_new(folder: Path) -> None:
     """Raise `UserError` where a folder holds an index, or anything but what a killed build left."""
     if (folder / CONTENTS).exists():
         raise UserError(f"{folder} is an index already; selfsup search add puts more into it")
-    left = ("lock", "segment-", "gone-", CONTENTS)
-    if folder.exists() and not all(entry.name.startswith(left) for entry in folder.iterdir()):
+    left = {"lock", f"{CONTENTS}.new"}
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out {folder} is a file; give a new folder")
+    if folder.exists() and not all(entry.name in left or OWN.fullmatch(entry.name) for entry in folder.iterdir()):
         raise UserError(f"--out {folder} holds other files; give a new folder")
 
 

@@ -58,11 +58,15 @@ class Cut:
         """For an encoder: all that it reads where no size is given, and a quarter of that in common.
 
         Raises:
-            UserError: more than it reads, or more in common than a passage holds.
+            UserError: nothing, or more than it reads, or more in common than a passage holds.
         """
         most = None
         if isinstance(encoder, TextEncoder):
             most = max(encoder.room("document"), 1)
+        if size is not None and size < 1:
+            raise UserError(f"--passage {size}: allowed is a number of tokens, 1 or more")
+        if overlap is not None and overlap < 0:
+            raise UserError(f"--overlap {overlap}: allowed is a number of tokens, 0 or more")
         if size is not None and most is not None and size > most:
             raise UserError(f"--passage {size}: the encoder reads {most} tokens at most; give that or fewer")
         size = size or min(most or 128, 256)
@@ -162,6 +166,9 @@ def _of_part(name: str, part: Part, kind: str, several: bool, bad: list[tuple[st
         )
         own = str(ids[row]) if ids is not None else str(below or row)
         own = f"{name}/{own}" if several and ids is None else own
+        if ids is not None and ids[row] is None:
+            bad.append((f"row {row}", f"no {column}"))
+            continue
         if broken and broken[-1][0] == row:
             bad.append((own, broken[-1][2]))
             continue
@@ -182,6 +189,21 @@ def _cells(part: Part, name: str) -> Sequence[Any]:
 
 
 def about_of(source: Source) -> Mapping[str, pa.DataType]:
-    """Name and type of the further columns of all parts."""
-    kinds = {name: part.table.features[name] for part in source.parts.values() for name in _about(part)}
-    return {name: pa.string() if isinstance(kind, ClassLabel) else kind.pa_type for name, kind in kinds.items()}
+    """Name and type of the further columns of all parts.
+
+    Raises:
+        UserError: a column has different types in two of them.
+    """
+    found: dict[str, pa.DataType] = {}
+    for part in source.parts.values():
+        for name in _about(part):
+            feature = part.table.features[name]
+            kind = pa.string() if isinstance(feature, ClassLabel) else feature.pa_type
+            if found.setdefault(name, kind) != kind and pa.types.is_null(found[name]):
+                found[name] = kind
+            if found[name] != kind and not pa.types.is_null(kind):
+                raise UserError(
+                    f"{source.name}: the column {name!r} holds {found[name]} in one part and {kind} in another; make "
+                    "them one, or index the parts one after the other"
+                )
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -122,8 +122,8 @@ def search(
     Raises:
         UserError: an empty question, a file that cannot be read, k below 1, or a condition on no column.
     """
-    there = counting(index, k, where)
-    return list(hits_of(index, rank(index, asked, method, there, max(DEPTH, 4 * k), document_of(index))[:k]))
+    there, unit = counting(index, k, where), document_of(index)
+    return list(hits_of(index, _enough(there, k, lambda depth: rank(index, asked, method, there, depth, unit))[:k]))
 
 
 def passages(
@@ -145,6 +145,17 @@ def passages(
             found.append(hit)
         if len(found) == k:
             break
+    return found
+
+
+def _enough(there: Sequence[np.ndarray], k: int, ranked: Callable[[int], Ranking]) -> Ranking:
+    """A ranking of k, if there are so many: a long document may have all of the first rows for itself."""
+    rows = sum(int(some.sum()) for some in there)
+    depth = max(DEPTH, 4 * k)
+    found = ranked(depth)
+    while len(found) < k and depth < rows:
+        depth *= 8
+        found = ranked(depth)
     return found
 
 
@@ -182,5 +193,6 @@ def similar(index: Index, ids: Sequence[str], k: int = 5, where: Sequence[str] =
     if missing := sorted(asked - seen):
         raise UserError(f"{index.shelf.folder} has no document {missing[0]!r}; ids are those of the hits of a search")
     profile = F.normalize(torch.stack(vectors).mean(0), dim=0)
-    found = best_of_each(nearest_rows(index, profile, there, max(DEPTH, 4 * k)), document_of(index))
+    unit = document_of(index)
+    found = _enough(there, k, lambda depth: best_of_each(nearest_rows(index, profile, there, depth), unit))
     return list(hits_of(index, found[:k]))

@@ -18,7 +18,8 @@ from selfsup.search.words import Words
 VECTORS = "vectors"  # float32, row after row
 TABLE = "rows.arrow"  # not compressed: a row is read where it lies
 GROUP = 1024  # rows of the table in each of its batches
-OWN = {  # columns of every table; others are what the user's documents have
+ABOUT = "about."  # in front of the names of other columns, which are those of the user's documents
+OWN = {  # columns of every table
     "id": pa.string(), "number": pa.int32(), "start": pa.int64(), "stop": pa.int64(), "text": pa.string(),
     "source": pa.string(), "stamp": pa.string(), "picture": pa.binary(),
 }  # fmt: skip
@@ -59,12 +60,14 @@ class Segment:
         folder: of the segment.
         width: D, numbers in a vector.
         there: (N,) bool, the rows that count.
+        spoken: whether its rows have words.
         kind: how its vectors are searched.
     """
 
     folder: Path
     width: int
     there: np.ndarray
+    spoken: bool
     kind: Kind = "exact"
 
     @classmethod
@@ -73,7 +76,7 @@ class Segment:
         there = np.ones(named.rows, bool)
         if named.gone is not None:
             there[np.load(shelf / named.gone)] = False
-        return cls(shelf / named.name, about["width"], there, about["index"])
+        return cls(shelf / named.name, about["width"], there, about["kind"] == "text", about["index"])
 
     @property
     def count(self) -> int:
@@ -88,8 +91,7 @@ class Segment:
     @cached_property
     def words(self) -> Words | None:
         """None for pictures."""
-        folder = self.folder / "words"
-        return Words.load(folder) if folder.exists() else None
+        return Words.load(self.folder / "words") if self.spoken else None
 
     def count_words(self) -> None:
         """Write `words/`."""
@@ -166,7 +168,8 @@ class Segment:
             cells = {name: batch.column(name)[place].as_py() for name in self.columns}
             own = {name: cells.pop(name) for name in OWN}
             # Which columns there are beside depends on what a document was merged with; its own it has filled.
-            yield Row(**own, about={name: cell for name, cell in cells.items() if cell is not None})
+            about = {name.removeprefix(ABOUT): cell for name, cell in cells.items() if cell is not None}
+            yield Row(**own, about=about)
 
 
 class TableWriter:
@@ -191,7 +194,7 @@ class TableWriter:
     def write(self, rows: Sequence[Row]) -> None:
         """Some more."""
         cells = {
-            name: [vars(row)[name] if name in OWN else row.about.get(name) for row in rows]
+            name: [vars(row)[name] if name in OWN else row.about.get(name.removeprefix(ABOUT)) for row in rows]
             for name in self.schema.names
         }
         self.write_table(pa.table(cells, schema=self.schema))
@@ -216,4 +219,4 @@ class TableWriter:
 
 def schema_of(about: Mapping[str, pa.DataType]) -> pa.Schema:
     """The columns of rows that have these further ones."""
-    return pa.schema([*OWN.items(), *about.items()])
+    return pa.schema([*OWN.items(), *((ABOUT + name, kind) for name, kind in about.items())])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from selfsup.run import writing
 
 FORMAT = 2
 CONTENTS = "index.json"
+OWN = re.compile(r"segment-\d{6,}(-\d+)?|gone-\d{6,}-segment-\d{6,}(-\d+)?\.npy")  # names that are ours to delete
 
 
 @dataclass(frozen=True)
@@ -111,5 +113,5 @@ class Shelf:
         """Delete segments and lists of rows that are not named; of half a deletion nothing is named either."""
         named = {part for one in contents.segments for part in (one.name, one.gone)}
         for entry in self.folder.iterdir():
-            if entry.name.startswith(("segment-", "gone-")) and entry.name not in named:
+            if OWN.fullmatch(entry.name) and entry.name not in named:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()

@@ -87,7 +87,8 @@ class Writer:
                 if document.id in seen:
                     raise UserError(f"{source.name}: the id {document.id!r} stands twice; each has to be different")
                 seen.add(document.id)
-                file = document.source if document.source and file_stamp(document.source) else None
+                there_is = document.source is not None and file_stamp(document.source)
+                file = os.path.abspath(document.source) if there_is and document.source else None
                 stamp = stamp_of(document, source.parts[part])
                 if there.get(document.id) == stamp:
                     done.kept += 1
@@ -162,16 +163,17 @@ class _Pictures:
 
 
 def stamp_of(document: Document, part: Part) -> str:
-    """What tells a document from another one of the same id: size and time of its file, or a digest."""
-    if document.source is not None and (stamp := file_stamp(document.source)):
-        return stamp
-    if document.text is None:
+    """What tells a document from another one of the same id: size and time of its file, and a digest of all else."""
+    stamp = file_stamp(document.source) if document.source is not None else None
+    if stamp is not None:
+        content = b""
+    elif document.text is None:
         content = part.table[document.row]["image"]["bytes"] or b""
     else:
         content = document.text.encode("utf-8", "surrogatepass")
     digest = hashlib.blake2b(content, digest_size=12)
     digest.update(repr(sorted(document.about.items())).encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()
+    return f"{stamp or ''} {digest.hexdigest()}"
 
 
 def _small(document: Document, part: Part) -> bytes | None:
