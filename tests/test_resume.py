@@ -6,6 +6,7 @@ import functools
 import os
 import random
 import re
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -188,7 +189,10 @@ def test_more_of_a_cosine_goes_on(case: Case, tmp_path):
 def test_more_survives_a_kill(case: Case, tmp_path, schedule: str, monkeypatch: pytest.MonkeyPatch):
     """A run that was given more and killed before its next checkpoint keeps what it was given."""
     recipe = case.run_recipe(10, schedule=schedule, warmup=0.2)
-    runs = [train(recipe, tmp_path / name, quiet=True) for name in ("whole", "killed")]
+    runs = [
+        train(recipe, tmp_path / "whole", quiet=True),
+        Run(shutil.copytree(tmp_path / "whole", tmp_path / "killed")),
+    ]
     whole = resume(runs[0].folder, more=6, quiet=True)
 
     with monkeypatch.context() as patch:
