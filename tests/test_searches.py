@@ -18,7 +18,7 @@ from selfsup import cli
 from selfsup.errors import UserError
 from selfsup.image_encoder import ImageEncoder
 from selfsup.search.index import Index
-from selfsup.search.query import search
+from selfsup.search.query import passages, search
 from selfsup.search.sheet import draw_hits
 from text_pairs import random_encoder
 
@@ -178,6 +178,7 @@ def test_a_long_document_leaves_room_for_others(place: Path, tmp_path: Path) -> 
     index, made = selfsup.Index.build(place / "text", data, tmp_path / "index", passage=8, overlap=0, quiet=True)
     assert made.passages > 300
     assert {hit.id for hit in index.query("sunrise seafall", 3, "dense")} == {"long", "s", "t"}
+    assert len(passages(index, "sunrise seafall", 150, "dense")) == 150
 
 
 def test_files_of_others_are_left_alone(place: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from selfsup.search.ranking import (
 )  # fmt: skip
 from selfsup.text_encoder import TextEncoder
 
+Found = TypeVar("Found")
 Method = Literal["hybrid", "dense", "words"]
 DEPTH = 100  # rows of each ranking, at least
 
@@ -123,7 +124,8 @@ def search(
         UserError: an empty question, a file that cannot be read, k below 1, or a condition on no column.
     """
     there, unit = counting(index, k, where), document_of(index)
-    return list(hits_of(index, _enough(there, k, lambda depth: rank(index, asked, method, there, depth, unit))[:k]))
+    rows = 0 if method == "words" else _rows(there)  # by words whole documents are ranked
+    return list(hits_of(index, _enough(rows, k, lambda depth: rank(index, asked, method, there, depth, unit))[:k]))
 
 
 def passages(
@@ -139,18 +141,31 @@ def passages(
         there: rows of each segment that count; all if None. See `counting`.
     """
     some = [one.there for one in index.segments] if there is None else there
-    found: list[Hit] = []
-    for hit in hits_of(index, rank(index, asked, method, some, max(DEPTH, 4 * k), passage)):
-        if not any(hit.id == one.id and hit.start < one.stop and one.start < hit.stop for one in found):
-            found.append(hit)
-        if len(found) == k:
-            break
-    return found
+
+    def apart(depth: int) -> list[Hit]:
+        found: list[Hit] = []
+        for hit in hits_of(index, rank(index, asked, method, some, depth, passage)):
+            if not any(hit.id == one.id and hit.start < one.stop and one.start < hit.stop for one in found):
+                found.append(hit)
+            if len(found) == k:
+                break
+        return found
+
+    return _enough(_rows(some), k, apart)
 
 
-def _enough(there: Sequence[np.ndarray], k: int, ranked: Callable[[int], Ranking]) -> Ranking:
-    """A ranking of k, if there are so many: a long document may have all of the first rows for itself."""
-    rows = sum(int(some.sum()) for some in there)
+def _rows(there: Sequence[np.ndarray]) -> int:
+    return sum(int(some.sum()) for some in there)
+
+
+def _enough(rows: int, k: int, ranked: Callable[[int], list[Found]]) -> list[Found]:
+    """What is found in the first rows, or in more of them until it is k: one document may have all of them for itself.
+
+    Args:
+        rows: there are.
+        k: how many to find.
+        ranked: what is found in so many.
+    """
     depth = max(DEPTH, 4 * k)
     found = ranked(depth)
     while len(found) < k and depth < rows:
@@ -194,5 +209,5 @@ def similar(index: Index, ids: Sequence[str], k: int = 5, where: Sequence[str] =
         raise UserError(f"{index.shelf.folder} has no document {missing[0]!r}; ids are those of the hits of a search")
     profile = F.normalize(torch.stack(vectors).mean(0), dim=0)
     unit = document_of(index)
-    found = _enough(there, k, lambda depth: best_of_each(nearest_rows(index, profile, there, depth), unit))
+    found = _enough(_rows(there), k, lambda depth: best_of_each(nearest_rows(index, profile, there, depth), unit))
     return list(hits_of(index, found[:k]))
