@@ -33,7 +33,6 @@ def top_k(
     k: int,
     block: int = 4096,
     scale: Tensor | None = None,
-    allowed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The k keys with the largest inner product for each query; exact, by brute force.
 
@@ -46,7 +45,6 @@ def top_k(
         k: how many; cut to N.
         block: rows of `queries`, and of `keys`, that are multiplied at once.
         scale: (N,) factor of each key's products, such as one over its length, in place of a scaled copy of the keys.
-        allowed: (N,) bool; where there are too few of these, others follow with values of minus infinity.
 
     Returns:
         Values (M, min(k, N)) in falling order and indices into the keys (M, min(k, N)) int64.
@@ -63,8 +61,6 @@ def top_k(
             scores = some @ keys[column : column + block].T  # (block, block)
             if scale is not None:
                 scores *= scale[column : column + block]
-            if allowed is not None:
-                scores.masked_fill_(~allowed[column : column + block], -torch.inf)
             new, at = largest(scores, min(k, scores.shape[1]))
             # What was found before has smaller indices and stands first, so ties stay in order.
             best, where = torch.cat([best, new], dim=1), torch.cat([where, at + column], dim=1)

@@ -87,8 +87,7 @@ class Writer:
                 if document.id in seen:
                     raise UserError(f"{source.name}: the id {document.id!r} stands twice; each has to be different")
                 seen.add(document.id)
-                there_is = document.source is not None and file_stamp(document.source)
-                file = os.path.abspath(document.source) if there_is and document.source else None
+                file = os.path.abspath(document.source) if document.source and file_stamp(document.source) else None
                 stamp = stamp_of(document, source.parts[part])
                 if there.get(document.id) == stamp:
                     done.kept += 1
