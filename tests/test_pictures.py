@@ -12,7 +12,8 @@ from sklearn.datasets import load_digits
 from sklearn.neighbors import NearestNeighbors
 
 from selfsup.errors import UserError
-from selfsup.pictures import COLORS, Picture, embedding_map, loss_curve, map_points, neighbors, sheet
+from selfsup.pictures import Picture, neighbors, sheet
+from selfsup.plots import COLORS, embedding_map, loss_curve, map_points
 
 RED, GREEN, BLUE = (np.full((8, 8, 3), color, np.uint8) for color in ((255, 0, 0), (0, 255, 0), (0, 0, 255)))
 

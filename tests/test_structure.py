@@ -26,8 +26,8 @@ LAYERS = [
         "recipes settings objective construct prepare size resolve",
         "objectives",
         "run runtime cost",
-        "exports eval predict word_files sentence_files restoration embedding vectors classify shots prompting search "
-        "pictures report",
+        "exports eval predict word_files sentence_files restoration embedding vectors classify naming sides shots "
+        "prompting search pictures plots report",
         "checks loop steps mining",
         "planning summary training audit compare mine",
         "cli parse verbs uses searches tables __main__",
@@ -35,7 +35,7 @@ LAYERS = [
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 # These take an `Encoder`, so that any hub model can stand beside a run.
-BLIND_TO_OBJECTIVES = {"eval", "exports", "search", "pictures"}
+BLIND_TO_OBJECTIVES = {"eval", "exports", "search", "pictures", "plots"}
 VERB_FILES = {"cli.py", "verbs.py", "uses.py", "searches.py"}
 KNOW_OF_PROCESSES = {"runtime.py", "ops/gather.py", "nn/norm.py"}
 HEAVY = {"torch", "torchvision", "timm", "transformers", "datasets", "accelerate", "numpy", "pandas", "pyarrow"}

@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 
 from selfsup.data.loader import batches
-from selfsup.data.pixels import PixelStore
 from selfsup.data.reader import Reader
-from selfsup.data.token_store import TokenStore
 from selfsup.encoder import evaluating
 from selfsup.eval.doctor import step_of
 from selfsup.eval.features import Features
@@ -20,6 +18,7 @@ from selfsup.eval.findings import Signs, diagnose
 from selfsup.eval.health import some, vitals
 from selfsup.eval.labelled import Labelled
 from selfsup.objective import Objective, scalars
+from selfsup.prepare import Store
 from selfsup.progress import Progress
 from selfsup.recipes import Recipe
 from selfsup.resolve import batch_of
@@ -62,7 +61,7 @@ class Checks:
         recipe: Recipe,
         runtime: Runtime,
         held_out: Reader | None,
-        store: PixelStore | TokenStore,
+        store: Store,
         labelled: Labelled | None,
         progress: Progress,
     ) -> None:

@@ -7,17 +7,20 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer
 
-from selfsup.data.facts import Facts, ImageFacts
+from selfsup.data.facts import CaptionFacts, Facts, ImageFacts
+from selfsup.data.tokenizer import with_template
 from selfsup.encoder import Encoder, load_encoder
 from selfsup.errors import UserError
 from selfsup.image_encoder import ImageEncoder
 from selfsup.image_network import chosen
 from selfsup.objective import Need, Objective, load_objective
+from selfsup.predictors.pair import Pair
 from selfsup.predictors.predictor import TextPredictor
-from selfsup.recipes import Backbone, ImageBackbone, Recipe, TextBackbone, WordBackbone
+from selfsup.recipes import Backbone, ImageBackbone, Recipe, TextBackbone, TowerBackbone, WordBackbone
 from selfsup.text_encoder import TextEncoder
-from selfsup.text_network import HEADS, Shape
+from selfsup.text_network import HEADS, Shape, fresh_captioner
 from selfsup.text_network import SIZES as TEXT_SIZES
+from selfsup.text_reading import Reading
 from selfsup.word_vectors import WordVectors
 
 
@@ -37,9 +40,22 @@ def fresh_encoder(need: Need, backbone: Backbone, facts: Facts, tokenizer: Path 
         return WordVectors.create(tokenizer, backbone.width or 100, backbone.ngrams, backbone.buckets)
     assert isinstance(backbone, TextBackbone) and need.context is not None and need.family != "image"
     ready = AutoTokenizer.from_pretrained(str(tokenizer))
+    if need.family == "caption":
+        ready = with_template(ready)
+        ready.model_max_length = need.context
+        network = fresh_captioner(ready, need.context, shape_of(backbone))
+        return TextEncoder(network, ready, need.context, Reading("pooler"))
     if need.family == "text":
         return TextEncoder.create("encoder", ready, need.context, shape_of(backbone)).without_head()
     return TextEncoder.create(need.family, ready, need.context, shape_of(backbone))
+
+
+def side_of(backbone: Backbone, facts: Facts, need: Need) -> tuple[Backbone, Facts]:
+    """What is asked for one encoder, and what is known of its data."""
+    if not isinstance(backbone, TowerBackbone):
+        return backbone, facts
+    assert isinstance(facts, CaptionFacts)
+    return (backbone.image, facts.image) if need.family == "image" else (backbone.text, facts.text)
 
 
 def shape_of(backbone: TextBackbone) -> Shape:
@@ -66,7 +82,7 @@ def started_encoder(
             raise UserError(f"--init {place}: a {vectors.kind} network has no word vectors; give a run of word2vec")
         return vectors if tokenizer is None else vectors.with_counts(tokenizer)
     if need.family != "image":
-        family = None if need.family == "text" else need.family
+        family = None if need.family in ("text", "caption") else need.family
         head = HEADS[family][1] if family else name
         folder = path / "model" / head if (path / "run.json").exists() else path
         if not path.exists() and not place.startswith("hf:"):  # a mistyped path must not go to the network
@@ -99,14 +115,15 @@ def construct(recipe: Recipe, facts: Facts, tokenizer: Path | None, start: Path 
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         encoders: dict[str, Encoder] = {}
-        dropout = recipe.backbone.dropout if isinstance(recipe.backbone, TextBackbone) else 0.0
         for name, need in needs.items():
-            if recipe.backbone.init:
+            backbone, known = side_of(recipe.backbone, facts, need)
+            if backbone.init:
+                dropout = backbone.dropout if isinstance(backbone, TextBackbone) else 0.0
                 kept = HEADS[need.family][1] if need.family in ("decoder", "encoder") else name
-                place = str(start / kept) if start else recipe.backbone.init
-                encoders[name] = started_encoder(name, need, place, facts, dropout, tokenizer)
+                place = str(start / kept) if start else backbone.init
+                encoders[name] = started_encoder(name, need, place, known, dropout, tokenizer)
             else:
-                encoders[name] = fresh_encoder(need, recipe.backbone, facts, tokenizer)
+                encoders[name] = fresh_encoder(need, backbone, known, tokenizer)
         if recipe.backbone.init:  # however many numbers loading took
             torch.manual_seed(recipe.seed)
         objective = module.build(recipe.config, facts, encoders)
@@ -119,5 +136,7 @@ def begin_heads(objective: Objective, folder: Path) -> None:
     """Give an objective the heads that a run saved beside its encoders, such as that which judges order."""
     came = {head for _, head in HEADS.values()}  # with the encoder
     for predictor in objective.predictors():
+        if isinstance(predictor, Pair) and (folder / predictor.kind).exists():
+            predictor.start_from(folder / predictor.kind)
         if isinstance(predictor, TextPredictor) and predictor.kind not in came and (folder / predictor.kind).exists():
             predictor.start_from(folder / predictor.kind)

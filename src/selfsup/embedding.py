@@ -17,7 +17,7 @@ from selfsup.data.part import Part, cell_names
 from selfsup.data.pixels import PixelStore, probe_sizes
 from selfsup.data.source import Data, Source, open_source
 from selfsup.data.store import fingerprint
-from selfsup.encoder import Encoder, load_encoder
+from selfsup.encoder import Encoder
 from selfsup.errors import UserError, system_reason
 from selfsup.eval.labelled import texts_of
 from selfsup.image_encoder import ImageEncoder
@@ -26,6 +26,7 @@ from selfsup.progress import Progress
 from selfsup.recipes import ImageData
 from selfsup.run import check_writable
 from selfsup.runtime import Runtime
+from selfsup.sides import Side, encoder_for
 from selfsup.text_encoder import TextEncoder
 from selfsup.text_reading import Role
 from selfsup.vectors import Blocks, Span, write_npy, write_parquet
@@ -177,6 +178,7 @@ def embed(
     columns: dict[str, str] | None = None,
     quiet: bool = False,
     role: Role | None = None,
+    side: Side | None = None,
 ) -> Path | None:
     """Write one vector for each row of the data, all parts in order: `.npy`, or `.parquet` with names and parts.
 
@@ -191,6 +193,7 @@ def embed(
         columns: meaning -> name of the user's column.
         quiet: no progress on the terminal.
         role: what texts are, for an encoder that puts something in front of queries or documents.
+        side: of a run of `clip`, which of its towers; that of pictures where the data has any, if None.
 
     Returns:
         The file; None in a process that only helped.
@@ -203,11 +206,12 @@ def embed(
     if file.suffix not in EMBEDDINGS:
         raise UserError(f"--out {file}: allowed endings are {', '.join(EMBEDDINGS)}")
     check_writable(file)
-    encoder = load_encoder(place)
+    source = open_source(data, columns)
+    encoder = encoder_for(place, source, side)
     _check_role(role, encoder, place)
     runtime = Runtime("float32")
     progress = Progress(not quiet and runtime.main)
-    rows = Rows(encoder.to(runtime.device), open_source(data, columns), role, progress)
+    rows = Rows(encoder.to(runtime.device), source, role, progress)
     identities = [(name, part.identity, len(part)) for name, part in rows.source.parts.items()]
     key = {"encoder": content_of(encoder), "data": fingerprint(identities), "role": role, "block": BLOCK}
     blocks = Blocks(file.with_name(file.name + ".part"), rows.spans, key)

@@ -11,6 +11,7 @@ from selfsup.encoder import load_encoder
 from selfsup.errors import UserError
 from selfsup.image_encoder import ImageEncoder
 from selfsup.predictors.inpainter import PROGRAM, Inpainter
+from selfsup.predictors.pair import Pair
 from selfsup.run import Run, write_text, writing
 from selfsup.sentence_files import loads_as_sentences, sentences_snippet, write_sentences
 from selfsup.text_encoder import TextEncoder
@@ -54,6 +55,39 @@ USES = {
     "AutoModelForSequenceClassification": 'logits = model(**tokenizer(text, following, return_tensors="pt")).logits'
     "  # (1, 1), more is likelier",
 }
+PAIR = """import torch
+{load}model.eval()
+tokenizer = AutoTokenizer.from_pretrained("{folder}")
+# pictures (B, {channels}, {size}, {size}) in [0, 1], resized to a square with antialiasing
+mean, sd = torch.tensor({mean})[:, None, None], torch.tensor({sd})[:, None, None]
+seen = model.get_image_features(pixel_values=(pictures - mean) / sd).pooler_output
+tokens = tokenizer(texts, padding=True, truncation=True, max_length={context}, return_tensors="pt")
+{read}
+image, text = (torch.nn.functional.normalize(vectors, dim=1) for vectors in (seen, said))  # (B, {width}), (N, {width})
+logits = model.logit_scale.exp() * image @ text.T  # (B, N)
+"""
+PAIR_PLAIN = """from transformers import AutoTokenizer, VisionTextDualEncoderModel
+
+model = VisionTextDualEncoderModel.from_pretrained("{folder}")
+"""
+PAIR_STEM = """from safetensors.torch import load_file
+from transformers import AutoTokenizer, VisionTextDualEncoderConfig, VisionTextDualEncoderModel
+
+whole = VisionTextDualEncoderModel(VisionTextDualEncoderConfig.from_pretrained("{folder}"))
+model = whole.vision_model.timm_model
+{stem}
+model = whole
+model.load_state_dict(load_file("{folder}/model.safetensors"))
+"""
+READ: dict[str, str] = {
+    "pooler": "said = model.get_text_features(**tokens).pooler_output",
+    "mean": """hidden = model.text_model(**tokens).last_hidden_state  # this tower has no pooler: the mean of its states
+mask = tokens["attention_mask"][:, :, None]
+said = model.text_projection((hidden * mask).sum(1) / mask.sum(1))""",
+    "cls": """hidden = model.text_model(**tokens).last_hidden_state  # the first state is its vector
+said = model.text_projection(hidden[:, 0])""",
+}
+POOLER = 'vector = model(**tokenizer(text, return_tensors="pt")).pooler_output  # (1, D)'
 # Which class loads the folder of an encoder or predictor of text.
 AUTO = {
     "text": "AutoModel",
@@ -89,9 +123,20 @@ def filling_snippet(encoder: ImageEncoder, folder: Path) -> str:
     )  # fmt: skip
 
 
-def text_snippet(auto: str, folder: Path) -> str:
+def pair_snippet(pair: Pair, folder: Path) -> str:
+    """Python that brings pictures and texts into one space with transformers alone."""
+    about = pair.image.about
+    load = PAIR_STEM if about.stem else PAIR_PLAIN
+    return PAIR.format(
+        load=load.format(folder=folder, stem=about.stem), folder=folder, channels=len(about.mean), size=about.size,
+        mean=list(about.mean), sd=list(about.sd), context=pair.text.context, read=READ[pair.text.reading.pool],
+        width=pair.projections[0].out_features,
+    )  # fmt: skip
+
+
+def text_snippet(auto: str, folder: Path, pooler: bool = False) -> str:
     """Python that loads a text network with transformers alone."""
-    return TEXT.format(auto=auto, folder=folder, use=USES[auto])
+    return TEXT.format(auto=auto, folder=folder, use=POOLER if pooler else USES[auto])
 
 
 def card(run: Run, code: str) -> str:
@@ -135,7 +180,7 @@ def export(folder: str | os.PathLike, out: str | os.PathLike) -> dict[str, str]:
     """Copy the networks of a run to a folder for other tools.
 
     Every encoder and predictor gets a folder of its own, with a README.md: `image` for timm, `reconstruct` for torch,
-    the others for transformers, see `AUTO`; `text` for sentence-transformers too.
+    the others for transformers, see `AUTO`; `text` for sentence-transformers too; `pair` holds both towers.
 
     Returns:
         The code that loads each, by name.
@@ -161,7 +206,10 @@ def export(folder: str | os.PathLike, out: str | os.PathLike) -> dict[str, str]:
         elif isinstance(encoder, TextEncoder) and loads_as_sentences(encoder):
             sentences, code = encoder, text_snippet(AUTO["text"], goal) + sentences_snippet(encoder, goal)
         elif place.name in AUTO:
-            code = text_snippet(AUTO[place.name], goal)
+            pooler = isinstance(encoder, TextEncoder) and encoder.reading.pool == "pooler"
+            code = text_snippet(AUTO[place.name], goal, pooler)
+        elif place.name == Pair.kind:
+            code = pair_snippet(Pair.load(place), goal)
         elif place.name == Inpainter.kind:
             filler = Inpainter.load(place)
             code = filling_snippet(filler.encoder, goal)

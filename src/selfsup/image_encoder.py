@@ -286,6 +286,11 @@ class ImageEncoder(Encoder):
         """The inverse of `save`."""
         record = json.loads((folder / ABOUT).read_text())
         record.pop("encoder")
+        return cls.of_record(record, load_file(folder / "model.safetensors"))
+
+    @classmethod
+    def of_record(cls, record: dict[str, Any], state: dict[str, Tensor]) -> ImageEncoder:
+        """From what stands in JSON of its `ImageAbout`, and its weights."""
         arguments: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in record["arguments"].items()
         }
@@ -295,5 +300,5 @@ class ImageEncoder(Encoder):
         module = timm.create_model(about.network, **arguments)
         if about.stem:
             keep_resolution(module)
-        module.load_state_dict(load_file(folder / "model.safetensors"))
+        module.load_state_dict(state)
         return cls(module, about)

@@ -126,14 +126,14 @@ class Need:
 
     Attributes:
         family: `image` (a timm network), `decoder` (a causal transformer), `encoder` (one that looks both ways), `text`
-            (either, without its head) or `words` (a table of vectors).
+            (either, without its head), `caption` (the same; a fresh one is CLIP's) or `words` (a table of vectors).
         context: tokens that a text network must be able to read.
         transformer: whether the dial gives a vision transformer for pictures, in place of a convolutional network.
         pool: what a fresh vision transformer's vector is: its class token, or the mean of its patches.
         sizes: whether a vision transformer is shown pictures of several sizes.
     """
 
-    family: Literal["image", "decoder", "encoder", "text", "words"]
+    family: Literal["image", "decoder", "encoder", "text", "caption", "words"]
     context: int | None = None
     transformer: bool = False
     pool: Literal["token", "mean"] = "token"

@@ -26,6 +26,7 @@ USES: dict[Kind, tuple[str, str]] = {
     "fill": ("fills in words", "masked_lm or sentence_order"),
     "order": ("ranks passages", "sentence_order"),
     "reconstruct": ("fills pictures", "inpainting"),
+    "pair": ("tells pictures by texts", "clip"),
 }
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from selfsup.data.facts import Facts, ImageFacts, TextFacts
+from selfsup.data.captions import CaptionStore, captioned, in_tokens, numbered, readable, texts_part
+from selfsup.data.facts import CaptionFacts, Facts, ImageFacts, TextFacts
 from selfsup.data.pair_store import open_pairs
 from selfsup.data.pairs import Prompts, has_pairs
 from selfsup.data.part import Part, label_column
@@ -19,9 +20,9 @@ from selfsup.data.tokens import open_tokens
 from selfsup.data.word_tokenizer import WordRules
 from selfsup.errors import UserError
 from selfsup.progress import Progress
-from selfsup.recipes import ImageData, PairData, TextData, WordData
+from selfsup.recipes import CaptionData, ImageData, PairData, TextData, WordData
 
-Store = PixelStore | TokenStore
+Store = PixelStore | TokenStore | CaptionStore
 HELD_OUT = 20  # one picture in so many, by its content
 
 
@@ -78,12 +79,51 @@ def prepare_pictures(source: Source, data: ImageData, gpu: bool, progress: Progr
         chosen = train.digests % HELD_OUT == 0
         held_out = train.subset(np.flatnonzero(chosen)) if chosen.any() and not chosen.all() else None
         train = train.subset(np.flatnonzero(~chosen)) if held_out else train
-    mean, sd = train.moments()
-    facts = ImageFacts(
-        rows=len(train), channels=train.channels, resolution=resolution, size=size, mean=mean, sd=sd,
-        content=fingerprint(train.digests[train.rows].tolist()),
+    return Prepared(train, held_out, picture_facts(train, size))
+
+
+def picture_facts(store: PixelStore, size: int) -> ImageFacts:
+    """What is known of prepared pictures that a network sees `size` pixels of."""
+    mean, sd = store.moments()
+    return ImageFacts(
+        rows=len(store), channels=store.channels, resolution=store.resolution, size=size, mean=mean, sd=sd,
+        content=fingerprint(store.digests[store.rows].tolist()),
     )  # fmt: skip
-    return Prepared(train, held_out, facts)
+
+
+def prepare_captions(source: Source, data: CaptionData, gpu: bool, progress: Progress) -> Prepared:
+    """The pictures of a source that can be read and have a caption, one in twenty held out where the user did not."""
+    source.require("image")
+    found = captioned(source.parts["train"], source.name)
+    median = probe_sizes(found.part.table)
+    size = data.pixels or edge_for(median, gpu)
+    pictures = open_part(found.part, resolution_for(size, median), data, progress)
+    rows = readable(pictures)
+    own = next((source.parts[name] for name in ("valid", "test") if name in source.parts), None)
+    if own:
+        others = captioned(own, source.name)
+        other_pictures = open_part(others.part, pictures.resolution, data, progress, pictures.channels)
+        held_out = readable(other_pictures)
+    else:
+        others, other_pictures = found, pictures
+        chosen = pictures.digests[rows] % HELD_OUT == 0
+        rows, held_out = rows[~chosen], rows[chosen]
+    if len(rows) < 2:
+        raise UserError(f"{source.name}: {len(rows)} pictures with captions to train on; two or more are needed")
+    sides = [(found, pictures, rows), (others, other_pictures, held_out)]
+    texts = [
+        texts_part(numbered([side.captions[row] for row in some.tolist()])[0], side.part.identity)
+        for side, _, some in sides
+    ]
+    valid = texts[1] if len(held_out) else texts[0]
+    tokens = open_tokens(texts[0], valid, data.tokenizer, data.vocabulary, cache_root(data.cache), progress.part)
+    train, held = (
+        in_tokens(*side, token, text) for side, token, text in zip(sides, tokens, (texts[0], valid), strict=True)
+    )
+    facts = CaptionFacts(
+        image=picture_facts(train.pictures, size), text=text_facts(train.tokens, len(train.numbers), data.tokenizer)
+    )
+    return Prepared(train, held if len(held_out) else None, facts)
 
 
 def prepare_text(source: Source, data: TextData, progress: Progress) -> Prepared:
@@ -142,6 +182,8 @@ def prepare(settings: ImageData | TextData, data: Data | None, gpu: bool, progre
         progress: shows the work.
     """
     source = open_source(settings.source if data is None else data, columns_of(settings.columns), settings.cache)
+    if isinstance(settings, CaptionData):
+        return prepare_captions(source, settings, gpu, progress)
     if isinstance(settings, ImageData):
         return prepare_pictures(source, settings, gpu, progress)
     if isinstance(settings, PairData):

@@ -90,6 +90,19 @@ class PairData(TextData):
 
 
 @validated(frozen=True, kw_only=True, config=STRICT)
+class CaptionData(ImageData):
+    """Pictures with captions, and how both are prepared."""
+
+    columns: tuple[str, ...] = ()
+    """Columns of yours by meaning, such as image=photo text=caption; `texts` holds a list of captions a picture."""
+    tokenizer: str = "caption"
+    """`caption`, byte pairs of words in lower case, made from the data; `bpe`, `byte` or `char`; or a folder, run or
+    hub id that has one."""
+    vocabulary: Count | None = None
+    """Number of ids of a tokenizer of byte pairs; about the square root of the bytes of text when not given."""
+
+
+@validated(frozen=True, kw_only=True, config=STRICT)
 class ImageBackbone:
     """The picture encoder."""
 
@@ -158,7 +171,53 @@ class WordBackbone:
             raise ValueError(f"--ngrams {self.ngrams[0]} {self.ngrams[1]}: the least comes first, such as 3 6")
 
 
-Backbone = ImageBackbone | TextBackbone | WordBackbone
+@validated(frozen=True, kw_only=True, config=STRICT)
+class TowerBackbone:
+    """The two networks."""
+
+    size: Size | None = None
+    """How large networks: chosen from budget and device when not given."""
+    network: str | None = None
+    """A timm network by name for the pictures, in place of the dial."""
+    patch: Count | None = None
+    """Edge of a transformer's patches in pixels; an eighth of the picture, or what the network has, when not given."""
+    image_init: str | None = None
+    """Start the picture tower from these weights: a run, a folder with a network of timm, timm:NAME or hf:ID."""
+    layers: Count | None = None
+    """Number of blocks of the text tower, in place of the dial's."""
+    heads: Count | None = None
+    """Its attention heads, in place of the dial's."""
+    width: Count | None = None
+    """The width of its residual stream, in place of the dial's."""
+    text_init: str | None = None
+    """Start the text tower from these weights, and their tokenizer: a run, a folder, or hf:ID."""
+
+    def __post_init__(self) -> None:
+        """Refuse two ways of saying which network it is."""
+        _one_of(self, ("network", "image_init"))
+        _one_of(self, ("patch", "image_init"))
+        for field in ("layers", "heads", "width"):
+            _one_of(self, (field, "text_init"))
+
+    @property
+    def image(self) -> ImageBackbone:
+        """That of the pictures by itself."""
+        size = None if self.network or self.image_init else self.size
+        return ImageBackbone(size=size, network=self.network, patch=self.patch, init=self.image_init)
+
+    @property
+    def text(self) -> TextBackbone:
+        """That of the texts by itself."""
+        size = None if self.text_init else self.size
+        return TextBackbone(size=size, layers=self.layers, heads=self.heads, width=self.width, init=self.text_init)
+
+    @property
+    def init(self) -> str | None:
+        """Where one of them started, if one did."""
+        return self.image_init or self.text_init
+
+
+Backbone = ImageBackbone | TextBackbone | WordBackbone | TowerBackbone
 
 
 @validated(frozen=True, kw_only=True, config=STRICT)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from selfsup.data.captions import CaptionStore
 from selfsup.data.draw import Draw
 from selfsup.data.pixels import PixelStore
 from selfsup.data.reader import Reader
@@ -13,11 +14,14 @@ from selfsup.encoder import evaluating
 from selfsup.image_encoder import ImageEncoder
 from selfsup.objective import Objective
 from selfsup.ops.topk import top_k
-from selfsup.pictures import Picture, embedding_map, loss_curve, map_points, neighbors, sheet
+from selfsup.pictures import Picture, neighbors, sheet
+from selfsup.plots import embedding_map, loss_curve, map_points, similarity_matrix
+from selfsup.predictors.pair import Pair
 from selfsup.run import Run, writing
 
 SHEET = 8  # pictures on a sheet of views
 QUERIES, FOUND = 8, 6  # rows and columns of the nearest neighbors
+PAIRS = 12  # in the matrix of pictures and captions
 POINTS = 1000  # pictures on the map: t-SNE takes four seconds for them
 FEW = 50  # held-out pictures below which training pictures are shown
 
@@ -69,6 +73,28 @@ def draw_embeddings(run: Run, encoder: ImageEncoder, store: PixelStore) -> None:
     )
 
 
+def draw_pairs(run: Run, pair: Pair, store: CaptionStore) -> None:
+    """`pictures/similarity.png` and `pictures/captions.png`: pictures and captions in their common space."""
+    distinct = np.sort(np.unique(store.pictures.digests[store.pictures.rows], return_index=True)[1])
+    rows = distinct[np.unique(np.linspace(0, len(distinct) - 1, min(POINTS, len(distinct))).astype(np.int64))]
+    captions, sides = store.captions(), pair.sides()
+    texts = [captions[row][0] for row in rows]
+    some = store.pictures.subset(rows)
+    seen, told = sides["image"].encode(some), sides["text"].encode(texts)
+    few = np.unique(np.linspace(0, len(rows) - 1, PAIRS).astype(np.int64))
+    shown = [Picture(some.pixels([row])[0], texts[row]) for row in few]
+    where = run.folder / "pictures"
+    similarity_matrix(where / "similarity.png", shown, (seen[few] @ told[few].T).numpy(), "Pictures and captions")
+    queries = few[:: max(len(few) // QUERIES, 1)][:QUERIES]
+    score, found = top_k(told[queries], seen, min(FOUND, len(rows)))
+    near = [
+        [Picture(some.pixels([row])[0], f"{s:.2f}") for s, row in zip(scores, places, strict=True)]
+        for scores, places in zip(score.tolist(), found.tolist(), strict=True)
+    ]
+    asked = [Picture(some.pixels([row])[0], texts[row]) for row in queries]
+    neighbors(where / "captions.png", asked, near, "Captions with their own picture, and the pictures found for them")
+
+
 def report(run: Run, objective: Objective, reader: Reader, store: object) -> None:
     """Draw all pictures that suit the run.
 
@@ -83,5 +109,9 @@ def report(run: Run, objective: Objective, reader: Reader, store: object) -> Non
         draw_losses(run)
         draw_views(run, objective, reader)
         encoder = next(iter(objective.encoders().values()))
-        if isinstance(encoder, ImageEncoder) and isinstance(store, PixelStore) and len(store) > QUERIES:
-            draw_embeddings(run, encoder, store)
+        pictures = store.pictures if isinstance(store, CaptionStore) else store
+        if isinstance(encoder, ImageEncoder) and isinstance(pictures, PixelStore) and len(pictures) > QUERIES:
+            draw_embeddings(run, encoder, pictures)
+        for predictor in objective.predictors():
+            if isinstance(predictor, Pair) and isinstance(store, CaptionStore) and len(store) > QUERIES:
+                draw_pairs(run, predictor, store)

@@ -8,13 +8,26 @@ from pathlib import Path
 
 import torch
 
-from selfsup.data.facts import ImageFacts
+from selfsup.data.captions import CaptionStore
+from selfsup.data.facts import of_pictures
 from selfsup.data.pixels import PixelStore
 from selfsup.data.source import GIVEN, Data
+from selfsup.data.tokenizer import LEARNED
 from selfsup.errors import UserError
 from selfsup.objective import load_objective
 from selfsup.prepare import Prepared
-from selfsup.recipes import ImageBackbone, ImageData, Optimizer, Pace, Recipe, TextData, WordBackbone, WordData
+from selfsup.recipes import (
+    CaptionData,
+    ImageBackbone,
+    ImageData,
+    Optimizer,
+    Pace,
+    Recipe,
+    TextData,
+    TowerBackbone,
+    WordBackbone,
+    WordData,
+)
 from selfsup.size import dial
 
 
@@ -38,20 +51,24 @@ def located(recipe: Recipe, data: Data | None) -> Recipe:
     if Path(recipe.data.source).expanduser().exists():
         source = str(Path(recipe.data.source).expanduser().resolve())
         recipe = replace(recipe, data=replace(recipe.data, source=source))
-    if recipe.backbone.init and isinstance(recipe.data, TextData):  # its ids mean what its own tokenizer says
-        asked, own = recipe.data.tokenizer, recipe.backbone.init
-        if asked not in (type(recipe.data)(source="").tokenizer, own):
-            raise UserError(f"--tokenizer {asked}: --init {own} brings its own tokenizer; drop --tokenizer")
-        recipe = replace(recipe, data=replace(recipe.data, tokenizer=own))
-    if isinstance(recipe.data, TextData):
-        _check_tokenizer(recipe.data)
-    return recipe
+    given, backbone = recipe.data, recipe.backbone
+    if isinstance(given, TextData | CaptionData):
+        towers = isinstance(backbone, TowerBackbone)
+        own, flag = (backbone.text_init, "--text-init") if towers else (backbone.init, "--init")
+        if own:  # its ids mean what its own tokenizer says
+            if given.tokenizer not in (type(given)(source="").tokenizer, own):
+                raise UserError(f"--tokenizer {given.tokenizer}: {flag} {own} brings its own; drop --tokenizer")
+            given = replace(given, tokenizer=own)
+        _check_tokenizer(given)
+    return replace(recipe, data=given)
 
 
-def _check_tokenizer(data: TextData) -> None:
+def _check_tokenizer(data: TextData | CaptionData) -> None:
     """Refuse settings that a tokenizer has no use for."""
     own = data.tokenizer
-    if data.vocabulary and own not in ("bpe", "word"):
+    if own == "caption" and not isinstance(data, CaptionData):
+        raise UserError("--tokenizer caption is for clip: it forgets what is written large; take bpe")
+    if data.vocabulary and own not in LEARNED:
         raise UserError(
             f"--vocabulary {data.vocabulary}: the tokenizer {own} has a vocabulary of its own; drop --vocabulary"
         )
@@ -68,16 +85,19 @@ def resolve(recipe: Recipe, prepared: Prepared, device: torch.device, precision:
     """The recipe with everything decided that was left open; `describe` says what was."""
     facts, backbone, data = prepared.facts, recipe.backbone, recipe.data
     named = isinstance(backbone, ImageBackbone) and backbone.network
-    if not isinstance(backbone, WordBackbone) and not named and not backbone.init and backbone.size is None:
+    given = named or (bool(backbone.init) and not isinstance(backbone, TowerBackbone))
+    if not isinstance(backbone, WordBackbone) and not given and backbone.size is None:
         needs = load_objective(recipe.objective).backbones(recipe.config, facts).values()
         transformer = any(need.transformer for need in needs)
         size = dial(facts, recipe.budget, torch.get_num_threads(), device.type == "cuda", transformer)
         backbone = replace(backbone, size=size)
     if isinstance(data, ImageData):
-        kept = isinstance(prepared.train, PixelStore) and prepared.train.squares is not None
+        store = prepared.train.pictures if isinstance(prepared.train, CaptionStore) else prepared.train
+        kept = isinstance(store, PixelStore) and store.squares is not None
         workers = data.workers if data.workers is not None else (0 if kept else min(os.cpu_count() or 1, 8))
-        assert isinstance(facts, ImageFacts)
-        data = replace(data, pixels=facts.size, workers=workers)
+        known = of_pictures(facts)
+        assert known is not None
+        data = replace(data, pixels=known.size, workers=workers)
     else:
         data = replace(data, workers=data.workers or 0)
     recipe = replace(recipe, backbone=backbone, data=data, precision=precision)

@@ -21,7 +21,7 @@ from selfsup.data.tokenizer import OWN
 from selfsup.encoder import Encoder, load_encoder
 from selfsup.errors import UserError, system_reason
 from selfsup.objective import Objective, load_objective
-from selfsup.recipes import ImageData, Recipe, TextData
+from selfsup.recipes import CaptionData, ImageData, Recipe, TextData
 from selfsup.settings import from_json, to_json
 
 LATEST = "latest"
@@ -146,7 +146,7 @@ class Run:
     def data(self) -> ImageData | TextData:
         """Where the data is, and how it is read; a tokenizer that came from elsewhere is the run's own copy of it."""
         data = self.recipe.data
-        if isinstance(data, TextData) and data.tokenizer not in OWN:
+        if isinstance(data, TextData | CaptionData) and data.tokenizer not in OWN:
             return replace(data, tokenizer=str(self.folder / "tokenizer"))
         return data
 

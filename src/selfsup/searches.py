@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -70,6 +71,7 @@ def build(  # noqa: PLR0913 - flags of one verb
     overlap: int | None = None,
     dimensions: int | None = None,
     index: Literal["exact", "flat", "hnsw"] = "exact",
+    side: Literal["image", "text"] | None = None,
     json: Switch = False,
 ) -> int:
     """An index of texts or pictures, in a new folder.
@@ -84,14 +86,16 @@ def build(  # noqa: PLR0913 - flags of one verb
         dimensions: keep so many first numbers of the vectors, for an encoder trained with --dimensions.
         index: exact looks at all vectors, flat too, by FAISS; hnsw finds most of the nearest ones by FAISS's graph, for
             a million and more; how many of ten is printed.
+        side: of a run of clip, whether pictures or texts are indexed; pictures where there are any, if not given.
         json: print JSON.
     """
     from selfsup.prepare import columns_of
     from selfsup.search.index import Index
 
     _, change = Index.build(
-        run, data, out, columns_of(columns), passage=passage, overlap=overlap, dimensions=dimensions, kind=index
-    )
+        run, data, out, columns_of(columns), passage=passage, overlap=overlap, dimensions=dimensions, kind=index,
+        side=side,
+    )  # fmt: skip
     return _changed(out, change, json)
 
 
@@ -146,7 +150,7 @@ def query(  # noqa: PLR0913 - flags of one verb
 
     Args:
         index: folder of the index.
-        asked: a text, or the name of a file with a text or a picture.
+        asked: a text, or the name of a file with a text or a picture; of both in an index by a run of clip.
         k: how many.
         method: dense goes by vectors, words by BM25, hybrid by both; hybrid for texts if not given.
         where: conditions on columns of the documents, such as year>=2000.
@@ -163,7 +167,7 @@ def query(  # noqa: PLR0913 - flags of one verb
         hits = best_passages(opened, asked, k, method, counting(opened, k, where))
     else:
         hits = search(opened, asked, k, method, where)
-    return _shown(hits, json, out, asked, Path(asked))
+    return _shown(hits, json, out, asked, Path(asked) if os.path.isfile(asked) else None)
 
 
 def ask(  # noqa: PLR0913 - flags of one verb

@@ -18,8 +18,12 @@ sentences = SentenceTransformer("{folder}").encode([text]{prompt})  # (N, {width
 
 
 def loads_as_sentences(encoder: TextEncoder) -> bool:
-    """Whether sentence-transformers can make batches of its texts: it has to pad them, and to the right."""
-    return encoder.tokenizer.pad_token_id is not None and encoder.tokenizer.padding_side == "right"
+    """Whether sentence-transformers can make batches of its texts: it has to pad them, to the right, and pool them."""
+    return (
+        encoder.reading.pool in MODES
+        and encoder.tokenizer.pad_token_id is not None
+        and encoder.tokenizer.padding_side == "right"
+    )
 
 
 def sentences_snippet(encoder: TextEncoder, folder: Path) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from selfsup.data.facts import Facts, ImageFacts, TextFacts
+from selfsup.data.facts import Facts, TextFacts, of_pictures
 from selfsup.recipes import Budget, Size
 
 # Pictures of 32 pixels a second and CPU core, two views each, forward and backward; `small` and `base` are estimates.
@@ -32,11 +32,11 @@ def dial(facts: Facts, budget: Budget, cores: int, gpu: bool, transformer: bool 
     sizes: list[Size] = ["base", "small", "tiny"]
     if budget.minutes is None:
         return "small" if gpu else "nano"
-    seconds = budget.minutes * 60 * (GPU if gpu else cores)
+    seconds, pictures = budget.minutes * 60 * (GPU if gpu else cores), of_pictures(facts)
     for size in sizes:
-        if isinstance(facts, ImageFacts):
-            pace = PATCHED[size] if transformer else PICTURES[size] * (32 / facts.size) ** 2
-            enough = seconds * pace >= PASSES * facts.rows
+        if pictures is not None:  # a tower that reads their captions costs little beside
+            pace = PATCHED[size] if transformer else PICTURES[size] * (32 / pictures.size) ** 2
+            enough = seconds * pace >= PASSES * pictures.rows
         else:
             assert isinstance(facts, TextFacts)
             enough = seconds * TOKENS / WEIGHTS[size] >= TOKENS_PER_WEIGHT * 1e6 * WEIGHTS[size]

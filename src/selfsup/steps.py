@@ -60,6 +60,11 @@ class Backward:
             UserError: its batch cannot be split as asked.
         """
         chosen = by_gradient(recipe.optimizer)
+        if chosen.batch == 1 and objective.couples_rows:
+            raise UserError(
+                f"--batch 1: {recipe.objective} compares the rows of a batch, and one has nothing to be told from; "
+                "give 2 or more, such as --batch 64"
+            )
         if chosen.micro > 1 and objective.couples_rows:
             raise UserError(
                 f"--micro {chosen.micro}: {recipe.objective} compares the rows of a batch; give --chunk in place of it"

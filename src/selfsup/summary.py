@@ -7,11 +7,11 @@ from pathlib import Path
 from transformers import GPT2LMHeadModel
 
 from selfsup.construct import shape_of
-from selfsup.data.facts import ImageFacts
+from selfsup.data.facts import of_pictures, of_texts
 from selfsup.image_encoder import ImageEncoder
 from selfsup.objective import Objective
 from selfsup.prepare import Prepared
-from selfsup.recipes import ImageBackbone, Recipe, TextBackbone, WordBackbone
+from selfsup.recipes import ImageBackbone, Recipe, TextBackbone, TowerBackbone, WordBackbone
 from selfsup.run import Run
 from selfsup.runtime import Runtime
 from selfsup.text_encoder import TextEncoder
@@ -22,12 +22,16 @@ def describe(objective: Objective, prepared: Prepared, recipe: Recipe, runtime: 
     """One line about what is going to be trained on what."""
     weights = sum(weight.numel() for weight in objective.parameters())
     facts, backbone = prepared.facts, recipe.backbone
-    if isinstance(facts, ImageFacts):
-        colors = {1: "gray", 3: "color"}.get(facts.channels, f"{facts.channels}-channel")
-        what = f"{facts.rows:,} {colors} pictures of {facts.size} px"
-    else:
-        what = f"{facts.tokens:,} tokens of {facts.vocabulary:,} kinds ({facts.tokenizer})"
-    if isinstance(backbone, ImageBackbone):
+    pictures, texts, said = of_pictures(facts), of_texts(facts), []
+    if pictures:
+        colors = {1: "gray", 3: "color"}.get(pictures.channels, f"{pictures.channels}-channel")
+        said.append(f"{pictures.rows:,} {colors} pictures of {pictures.size} px")
+    if pictures and texts:
+        said.append(f"{texts.rows:,} captions")
+    if texts:
+        said.append(f"{texts.tokens:,} tokens of {texts.vocabulary:,} kinds ({texts.tokenizer})")
+    what = ", ".join(said)
+    if isinstance(backbone, ImageBackbone | TowerBackbone):
         named = backbone.network
     elif isinstance(backbone, WordBackbone):
         named = "vectors of words"

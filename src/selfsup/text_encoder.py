@@ -218,7 +218,11 @@ class TextEncoder(Encoder):
     def _states(self, ids: Tensor, inside: Tensor, layers: bool = False) -> Any:  # noqa: ANN401 - transformers' output
         """What the network says of a batch; without a mask, where none is needed, attention has its fastest kernel."""
         mask = None if bool(inside.all()) else inside.long()
-        return self.module(ids, attention_mask=mask, output_hidden_states=layers, use_cache=False)
+        return self.model.base_model(ids, attention_mask=mask, output_hidden_states=layers, use_cache=False)
+
+    def _vector(self, output: Any, inside: Tensor) -> Tensor:  # noqa: ANN401 - transformers' output
+        """(B, D) of what the network says of a batch."""
+        return self.reading.vector(output, inside)
 
     def _pooled(
         self, samples: Sequence[str], role: Role | None, pick: Callable[[Any, Tensor], Sequence[Tensor]],
@@ -243,14 +247,12 @@ class TextEncoder(Encoder):
         """
         if not len(samples):
             return torch.empty(0, self.width)
-        return self._pooled(
-            samples, role, lambda output, inside: [self.reading.vector(output.last_hidden_state.float(), inside)]
-        )[0]
+        return self._pooled(samples, role, lambda output, inside: [self._vector(output, inside)])[0]
 
     def vectors(self, samples: Sequence[str]) -> Tensor:
         """(B, D) with gradients."""
         parts = [
-            (rows, self.reading.vector(self._states(ids, inside).last_hidden_state, inside))
+            (rows, self._vector(self._states(ids, inside), inside))
             for rows, ids, inside in self._batches(samples, None, learning=True)
         ]
         order = torch.cat([rows for rows, _ in parts]).argsort()
@@ -267,7 +269,7 @@ class TextEncoder(Encoder):
         """(N, D) float32 on the CPU after each block."""
         return self._pooled(
             samples, None,
-            lambda output, inside: [self.reading.vector(states.float(), inside) for states in output.hidden_states[1:]],
+            lambda output, inside: [self.reading.of_states(states, inside) for states in output.hidden_states[1:]],
             layers=True,
         )  # fmt: skip
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
+    CLIPTextConfig,
+    CLIPTextModel,
     GPT2Config,
     ModernBertConfig,
     PreTrainedConfig,
@@ -112,6 +114,31 @@ def fresh_network(family: Family, tokenizer: PreTrainedTokenizerBase, context: i
     return network
 
 
+def fresh_captioner(tokenizer: PreTrainedTokenizerBase, context: int, shape: Shape) -> CLIPTextModel:
+    """The text tower of CLIP (Radford et al. 2021, section 2.4) with weights from torch's generator.
+
+    Attention looks back only; the vector of a text is the state at its last mark.
+
+    Raises:
+        UserError: the width is no multiple of the heads.
+    """
+    if shape.width % shape.heads:
+        raise UserError(
+            f"--width {shape.width} is no multiple of --heads {shape.heads}; "
+            f"try --width {-(-shape.width // shape.heads) * shape.heads}"
+        )
+    marks: Any = {
+        "bos_token_id": tokenizer.cls_token_id, "eos_token_id": tokenizer.sep_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }  # fmt: skip
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=shape.width, intermediate_size=4 * shape.width,
+        num_hidden_layers=shape.layers, num_attention_heads=shape.heads, max_position_embeddings=context,
+        hidden_act="gelu", **marks,
+    )  # fmt: skip
+    return AutoModel.from_config(config, attn_implementation="sdpa")
+
+
 def weights_unshared(family: Family, tokenizer: PreTrainedTokenizerBase, context: int, shape: Shape) -> int:
     """Number of weights of the same network without sharing, and with a table of tokens as wide as itself."""
     with torch.device("meta"):
@@ -131,6 +158,11 @@ def save_network(network: PreTrainedModel, auto: Auto, folder: Path) -> None:
         folder: to write.
     """
     disable_progress_bar()  # a bar for one file of a few MB
+    network.save_pretrained(folder, state_dict=whole_state(network, auto))
+
+
+def whole_state(network: PreTrainedModel, auto: Auto) -> dict[str, Tensor]:
+    """The weights that a class of transformers wants of a network; see `save_network`."""
     with torch.device("meta"):
         plain = auto.from_config(network.config)
     have = written_out(network)
@@ -144,4 +176,4 @@ def save_network(network: PreTrainedModel, auto: Auto, folder: Path) -> None:
             state[name] = torch.zeros(wanted.shape)
     missing = plain.state_dict().keys() - state.keys()
     assert not missing, f"{type(network).__name__} has no {', '.join(sorted(missing))}"
-    network.save_pretrained(folder, state_dict=state)
+    return state

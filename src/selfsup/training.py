@@ -18,7 +18,8 @@ import torch
 from selfsup.checks import Checks
 from selfsup.construct import construct
 from selfsup.cost import Meter
-from selfsup.data.facts import ImageFacts
+from selfsup.data.captions import CaptionStore
+from selfsup.data.facts import of_pictures
 from selfsup.data.source import Data
 from selfsup.data.token_store import TokenStore
 from selfsup.errors import UserError
@@ -155,7 +156,8 @@ def labels_to_watch(recipe: Recipe, prepared: Prepared, data: Data | None, progr
         return None
     own = watch.eval_data is None
     settings = recipe.data if own else replace(recipe.data, source=watch.eval_data, columns=())
-    resolution = prepared.facts.resolution if isinstance(prepared.facts, ImageFacts) else 0
+    pictures = of_pictures(prepared.facts)
+    resolution = pictures.resolution if pictures else 0
     labelled = open_labelled(settings, data if own else None, resolution, progress)
     if labelled is None:
         raise UserError(f"--eval-every {watch.eval_every}: {settings.source} has no labels; name some with --eval-data")
@@ -183,7 +185,7 @@ def train(recipe: Recipe, out: str | os.PathLike, data: Data | None = None, quie
     progress = Progress(shown=runtime.main and not quiet)
     prepared = prepare(recipe.data, data, runtime.device.type == "cuda", progress)
     recipe = resolve(recipe, prepared, runtime.device, runtime.precision)
-    tokenizer = prepared.train.tokenizer_folder if isinstance(prepared.train, TokenStore) else None
+    tokenizer = prepared.train.tokenizer_folder if isinstance(prepared.train, TokenStore | CaptionStore) else None
     with naming_relief(None):
         objective = construct(recipe, prepared.facts, tokenizer, None)
     ready = Ready.make(recipe, objective, prepared, data, runtime, progress)

@@ -17,27 +17,45 @@ from selfsup.verbs import Positional, Switch, _typed
 def classify(  # noqa: PLR0913 - flags of one verb
     run: Positional[str],
     data: Positional[str],
-    like: str,
     out: Path,
+    like: str | None = None,
+    labels: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = (),
+    templates: Path | None = None,
+    sheet: Path | None = None,
     columns: tuple[str, ...] = (),
     shots: int | None = None,
     prompt: str | None = None,
     draws: int | None = None,
     seed: int | None = None,
 ) -> int:
-    r"""A class for each picture or text, learned from labelled examples or by prompting; one CSV.
+    r"""A class for each picture or text, from labelled examples, by prompting, or by the names of classes; one CSV.
 
     Args:
         run: a run, an exported folder, or hf:ID.
         data: what to classify.
-        like: labelled examples, one folder per class or a table with a label column.
         out: file to write, .csv.
+        like: labelled examples, one folder per class or a table with a label column.
+        labels: names of classes instead, for a run of clip, which needs no examples.
+        templates: text file with one template a line, such as: a photo of a {}; the names alone if not given.
+        sheet: file for a page of the pictures with the names found for them, .png.
         columns: columns of the examples by meaning, such as label=species.
         shots: ask a language model, in place of a probe, with so many examples in each prompt; 0 shows none.
         prompt: an example with the places of both, \n for the end of a line; {text}\nlabel: {label}\n\n if not given.
         draws: how often to ask, with other examples; 5 if not given.
         seed: of the choice of examples; 0 if not given.
     """
+    if labels:
+        given = (("--like", like), ("--shots", shots), ("--prompt", prompt), ("--draws", draws), ("--seed", seed))
+        if beside := [flag for flag, value in given if value is not None]:
+            raise UserError(f"--labels names the classes of a run of clip: drop {', '.join(beside)}")
+        from selfsup.naming import name_classes
+
+        print(name_classes(run, data, labels, out, templates, columns, sheet))
+        return 0
+    if beside := [flag for flag, value in (("--templates", templates), ("--sheet", sheet)) if value is not None]:
+        raise UserError(f"{', '.join(beside)} without --labels: add --labels NAME NAME, the names of the classes")
+    if like is None:
+        raise UserError("give labelled examples with --like, or for a run of clip the names of classes with --labels")
     if shots is None:
         given = [
             flag for flag, value in (("--prompt", prompt), ("--draws", draws), ("--seed", seed)) if value is not None
@@ -69,6 +87,7 @@ def embed(
     out: Path,
     columns: tuple[str, ...] = (),
     role: Literal["query", "document"] | None = None,
+    side: Literal["image", "text"] | None = None,
 ) -> int:
     """One vector for each picture or text, as .npy or .parquet.
 
@@ -80,11 +99,12 @@ def embed(
         out: file to write; .parquet holds the names too.
         columns: columns of the data by meaning, such as text=body.
         role: what the texts are, for an encoder that puts something in front of queries or documents.
+        side: of a run of clip, which of its towers; that of pictures where the data has any, if not given.
     """
     from selfsup.embedding import embed as write_vectors
     from selfsup.prepare import columns_of
 
-    file = write_vectors(run, data, out, columns_of(columns), role=role)
+    file = write_vectors(run, data, out, columns_of(columns), role=role, side=side)
     if file is not None:
         print(file)
     return 0

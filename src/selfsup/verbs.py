@@ -94,7 +94,7 @@ def resume(run: Positional[Path], more: int | None = None) -> int:
     return _until_stopped(lambda: go_on(run, more))
 
 
-def eval_(
+def eval_(  # noqa: PLR0913 - flags of one verb
     run: Positional[Path],
     data: str | None = None,
     columns: tuple[str, ...] = (),
@@ -102,6 +102,7 @@ def eval_(
     fine_tune: Switch = False,
     task: Literal["words-in-context", "words", "sts", "pairs", "retrieval", "clustering"] | None = None,
     words: str | None = None,
+    templates: str | None = None,
     json: Switch = False,
 ) -> int:
     """Was it worth it? Scores of the run beside the untrained network and the raw input, and one sentence.
@@ -118,12 +119,14 @@ def eval_(
             by pairs: the same with a label, 0 or 1; by retrieval: a folder with corpus.jsonl, queries.jsonl and
             qrels.tsv; by clustering: texts with a label.
         words: a run of word2vec, or its exported folder, that stands beside the run in the last four tasks.
+        templates: text file with one template a line, such as: a photo of a {}; for a run of clip, which tells classes
+            by their names.
         json: print one JSON object a line.
     """
     from selfsup.eval.card import evaluate
     from selfsup.tables import json_lines, results_text
 
-    rows = evaluate(run, data, columns, labels, fine_tune, task=task, words=words)
+    rows = evaluate(run, data, columns, labels, fine_tune, task=task, words=words, templates=templates)
     print(json_lines(rows) if json else results_text(rows))
     return 0
 

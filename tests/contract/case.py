@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
 import selfsup.data.source as source
 from selfsup.construct import construct
+from selfsup.data.captions import CaptionStore
 from selfsup.data.draw import Draw
 from selfsup.data.reader import Batch, Reader
 from selfsup.data.token_store import TokenStore
@@ -49,7 +49,7 @@ class Case:
     def objective(self) -> Objective:
         """The objective before its first step, made anew."""
         store = self.prepared.train
-        tokenizer = Path(store.tokenizer.name_or_path) if isinstance(store, TokenStore) else None
+        tokenizer = store.tokenizer_folder if isinstance(store, TokenStore | CaptionStore) else None
         return construct(self.recipe, self.prepared.facts, tokenizer, None)
 
     def batch(self, rows: Iterable[int], epoch: int = 0) -> tuple[Batch, Draw]:

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from contract.case import BY_GRADIENT, Case, differing, in_float64, steps, untimed
+from selfsup.data.captions import CaptionStore
 from selfsup.data.draw import Draw
 from selfsup.data.pixels import PixelStore
 from selfsup.data.token_store import TokenStore
@@ -28,7 +29,7 @@ from selfsup.objective import Objective, load_objective
 from selfsup.ops.spectrum import effective_rank
 from selfsup.parse import training as parse_training
 from selfsup.planning import make_plan
-from selfsup.prepare import prepare
+from selfsup.prepare import Store, prepare
 from selfsup.progress import Progress
 from selfsup.recipes import Recipe, flag_of
 from selfsup.runtime import Runtime
@@ -248,13 +249,19 @@ def test_workers_change_nothing(case: Case):
     assert differing(*map(list, found)) == []
 
 
+def pictures_of(store: Store) -> PixelStore:
+    found = store.pictures if isinstance(store, CaptionStore) else store
+    assert isinstance(found, PixelStore)
+    return found
+
+
 def test_the_cache_changes_nothing(case: Case):
-    if not isinstance(case.prepared.train, PixelStore):
+    if isinstance(case.prepared.train, TokenStore):
         pytest.skip("text is always prepared")
     recipe = replace(case.recipe, data=replace(case.recipe.data, cache_gb=0.0))
     bare = replace(case, recipe=recipe, prepared=prepare(recipe.data, None, False, Progress(False)))
-    assert isinstance(bare.prepared.train, PixelStore)
-    assert bare.prepared.train.squares is None and case.prepared.train.squares is not None
+    assert pictures_of(bare.prepared.train).squares is None
+    assert pictures_of(case.prepared.train).squares is not None
     assert bare.prepared.facts == case.prepared.facts
     first, second = case.training(), bare.training()
     assert steps(first, 3) == steps(second, 3)
@@ -307,10 +314,13 @@ def test_the_run_repeats_itself_and_writes_what_it_should(case: Case, finished):
 def samples(case: Case, encoder: Encoder, count: int):
     """Held-out samples as the encoder takes them, filled up with training rows where there are too few."""
     stores = [store for store in (case.prepared.held_out, case.prepared.train) if store is not None]
+    if isinstance(case.prepared.train, CaptionStore) and isinstance(encoder, TextEncoder):
+        return [texts[0] for store in stores for texts in store.captions()][:: len(stores[0]) // 150][:count]
     if isinstance(encoder, TextEncoder | WordVectors):
         store = max(stores[:1] + stores, key=lambda s: len(s) >= count * encoder.context)
         pieces = [store.read(i * encoder.context, (i + 1) * encoder.context) for i in range(count)]
         return encoder.tokenizer.batch_decode(pieces)
+    stores = [pictures_of(store) for store in stores]
     found = [picture for store in stores for picture in store.pixels(np.arange(min(count, len(store))))]
     return found[:count]
 

@@ -24,6 +24,7 @@ from selfsup.ops.holes import block_holes
 from selfsup.predictors.filler import Filler
 from selfsup.predictors.generator import Generator
 from selfsup.predictors.inpainter import Inpainter
+from selfsup.predictors.pair import Pair
 from selfsup.predictors.ranker import Ranker
 from selfsup.run import Run
 from selfsup.text_encoder import TextEncoder
@@ -35,7 +36,7 @@ NETWORKS: dict[str, tuple[str, int, dict]] = {  # beside those of the objectives
     "stock stem": ("resnet18", 64, {}),
     "transformer": ("vit_tiny_patch16_224", 32, {"img_size": 32, "patch_size": 8, "depth": 2}),
 }
-OUTPUTS = ("features", "hidden", "logits", "filled")
+OUTPUTS = ("features", "hidden", "vector", "logits", "filled")
 
 STRANGER = """
 import json, sys
@@ -52,7 +53,7 @@ from safetensors.torch import load_file, save_file
 
 torch.set_num_threads(1)
 for job in json.loads(Path(sys.argv[1]).read_text()):
-    scope = {"text": job["text"], "following": job["text"], **load_file(job["inputs"])}
+    scope = {"text": job["text"], "texts": [job["text"], "found"], "following": job["text"], **load_file(job["inputs"])}
     with torch.no_grad():
         exec(job["code"], scope)
     found = {name: scope[name].contiguous() for name in job["outputs"] if name in scope}
@@ -80,12 +81,18 @@ def wanted(run: Run, name: str) -> dict[str, torch.Tensor]:
         if isinstance(predictor, Inpainter):
             given = inputs_of(predictor.encoder)
             return {"filled": predictor.fill(given["pictures"], given["hole"])}
+        if isinstance(predictor, Pair):
+            sides = predictor.sides()
+            seen, told = sides["image"].encode(pictures(predictor.image)), sides["text"].encode([TEXT, "found"])
+            return {"logits": predictor.scale * seen @ told.T}
         assert isinstance(predictor, Generator | Filler | Ranker), f"say here what {name} should give"
         texts = (TEXT, TEXT) if isinstance(predictor, Ranker) else (TEXT,)
         given = predictor.tokenizer(*texts, return_tensors="pt")
         with evaluating(predictor.network):
             return {"logits": predictor.network(**given).logits}
     encoder = objective.encoders()[name]
+    if isinstance(encoder, TextEncoder) and encoder.reading.pool == "pooler":
+        return {"vector": encoder.encode([TEXT])}
     if isinstance(encoder, TextEncoder):
         plain = TextEncoder(encoder.model, encoder.tokenizer, encoder.context)  # the code gives hidden states alone
         return {"hidden": plain.encode([TEXT])}

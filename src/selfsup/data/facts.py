@@ -58,7 +58,31 @@ class TextFacts:
     kind: str = "text"
 
 
-Facts = ImageFacts | TextFacts
+@dataclass(frozen=True, kw_only=True)
+class CaptionFacts:
+    """Facts about prepared pictures with captions.
+
+    Attributes:
+        image: of the pictures.
+        text: of their captions, which are the documents.
+    """
+
+    image: ImageFacts
+    text: TextFacts
+    kind: str = "captions"
+
+
+Facts = ImageFacts | TextFacts | CaptionFacts
+
+
+def of_pictures(facts: Facts) -> ImageFacts | None:
+    """What is known of the pictures, if there are any."""
+    return facts.image if isinstance(facts, CaptionFacts) else facts if isinstance(facts, ImageFacts) else None
+
+
+def of_texts(facts: Facts) -> TextFacts | None:
+    """What is known of the text, if there is any."""
+    return facts.text if isinstance(facts, CaptionFacts) else facts if isinstance(facts, TextFacts) else None
 
 
 def facts_to_json(facts: Facts) -> dict:
@@ -68,5 +92,9 @@ def facts_to_json(facts: Facts) -> dict:
 
 def facts_from_json(record: dict) -> Facts:
     """The inverse of `facts_to_json`."""
+    if record["kind"] == "captions":
+        image, text = facts_from_json(record["image"]), facts_from_json(record["text"])
+        assert isinstance(image, ImageFacts) and isinstance(text, TextFacts)
+        return CaptionFacts(image=image, text=text)
     kind = {"image": ImageFacts, "text": TextFacts}[record["kind"]]
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in record.items()})

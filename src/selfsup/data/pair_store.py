@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 from dataclasses import dataclass, fields
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy as np
 from selfsup.data.pairs import Kind, Prompts, distinct_texts
 from selfsup.data.part import Part
 from selfsup.data.token_store import TokenStore
-from selfsup.data.tokenizer import Lines, end_id
+from selfsup.data.tokenizer import Lines
 from selfsup.data.tokens import Progress, open_tokens
 from selfsup.errors import UserError
 
@@ -33,14 +32,6 @@ class PairStore(TokenStore):
     rows: np.ndarray
     identity: np.ndarray
     scores: np.ndarray
-
-    @cached_property
-    def places(self) -> np.ndarray:
-        """(T + 1, 2) where each text begins and stops; nothing for the last, which stands for none."""
-        start, stop = self.offsets[:-1], self.offsets[1:].copy()
-        some = np.flatnonzero(stop > start)
-        stop[some] -= self.ids.array[stop[some] - 1] == end_id(self.tokenizer)
-        return np.concatenate([np.stack([start, stop], 1), np.zeros((1, 2), np.int64)])
 
     def digest(self) -> str:
         """A short digest of all tokens and rows."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,14 @@ class TokenStore:
     def read(self, start: int, stop: int) -> np.ndarray:
         """Ids from `start` to before `stop` of what this store shows; what lies outside is left out."""
         return self.ids[slice(self.start + max(start, 0), self.start + max(min(stop, len(self)), 0))]
+
+    @cached_property
+    def places(self) -> np.ndarray:
+        """(D + 1, 2) where each text begins and stops, before its mark; nothing for the last, which stands for none."""
+        start, stop = self.offsets[:-1], self.offsets[1:].copy()
+        some = np.flatnonzero(stop > start)
+        stop[some] -= self.ids.array[stop[some] - 1] == end_id(self.tokenizer)
+        return np.concatenate([np.stack([start, stop], 1), np.zeros((1, 2), np.int64)])
 
     def texts(self) -> tuple[np.ndarray, np.ndarray]:
         """(D,) where each text begins and where it stops, before the mark that ends it; empty ones are left out."""

@@ -18,7 +18,9 @@ from selfsup.errors import UserError
 
 END = "<|endoftext|>"  # between documents; also what stands for a character that the vocabulary lacks
 LOSSLESS = ("byte", "char", "bpe")
-OWN = (*LOSSLESS, "word")
+OWN = (*LOSSLESS, "caption", "word")
+PAIRS = ("bpe", "caption")  # made of byte pairs
+LEARNED = (*PAIRS, "word")  # of as many ids as are asked for
 MARKS = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "mask_token": "[MASK]"}
 SPECIAL = (END, *MARKS.values())  # one vocabulary serves every objective
 # A hidden word of byte pairs took its space along, so a written mask does too.
@@ -28,6 +30,10 @@ MASK = AddedToken(MARKS["mask_token"], lstrip=True, special=True)
 WORDS = r"'(?:[sdmt]|ll|ve|re)| ?[\p{L}\p{M}]+| ?\p{N}{1,3}| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
 _open: WeakValueDictionary[str, PreTrainedTokenizerBase] = WeakValueDictionary()  # by the identity of their files
 Lines = Literal["keep", "join"]  # what becomes of the line breaks inside a paragraph
+# A word is the same at the start of a caption and within, in a title and in a sentence.
+CAPTION = normalizers.Sequence(
+    [normalizers.Lowercase(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip(), normalizers.Prepend(" ")]
+)
 JOIN = normalizers.Replace(Regex(r"(?<=\S)[ \t]*\r?\n(?=\S)"), " ")  # a line of blanks is an empty one
 
 
@@ -42,13 +48,13 @@ def train_tokenizer(kind: str, vocabulary: int, texts: Iterable[str], lines: Lin
     """Make a tokenizer in one pass over the texts.
 
     Args:
-        kind: `byte` (256 ids), `char` (one id a character seen) or `bpe` (byte-level pairs, no unknown), each with the
-            ids of `SPECIAL`.
-        vocabulary: number of ids for `bpe`, at least 261.
+        kind: `byte` (256 ids), `char` (one id a character seen), `bpe` (byte-level pairs, no unknown) or `caption` (the
+            same of text in lower case, see `CAPTION`), each with the ids of `SPECIAL`.
+        vocabulary: number of ids for pairs, at least 261.
         texts: blocks of text.
         lines: `join` makes a line break inside a paragraph a space.
     """
-    normalizer = JOIN if lines == "join" else None
+    normalizer = CAPTION if kind == "caption" else JOIN if lines == "join" else None
     if kind == "byte":
         # Sizes of one character are whole tokens: a vocabulary of bytes and no merges.
         tokens = Tokens(models.BPE({symbol: byte for byte, symbol in enumerate(byte_symbols())}, []))
@@ -75,7 +81,7 @@ def train_tokenizer(kind: str, vocabulary: int, texts: Iterable[str], lines: Lin
         )
         tokens.train_from_iterator(texts, trainer)
     tokens.normalizer = normalizer
-    marks = {**MARKS, "mask_token": MASK} if kind == "bpe" else MARKS
+    marks = {**MARKS, "mask_token": MASK} if kind in PAIRS else MARKS
     return PreTrainedTokenizerFast(
         tokenizer_object=tokens, eos_token=END, bos_token=END, clean_up_tokenization_spaces=False, **marks
     )

@@ -21,7 +21,9 @@ from selfsup.data.part import Part
 from selfsup.data.store import Mapped, stored
 from selfsup.data.token_store import TokenStore
 from selfsup.data.tokenizer import (
+    LEARNED,
     OWN,
+    PAIRS,
     SPECIAL,
     Encoding,
     Lines,
@@ -164,7 +166,7 @@ def _tokenizer_folder(  # noqa: PLR0913 - all that a tokenizer depends on
 
     key: dict[str, object] = {
         "identity": [part.identity, *(other.identity for other in listed)], "split": split,
-        "tokenizer": identity(tokenizer), "vocabulary": size if tokenizer in ("bpe", "word") else None,
+        "tokenizer": identity(tokenizer), "vocabulary": size if tokenizer in LEARNED else None,
         "lines": lines, "rules": asdict(rules) if tokenizer == "word" else None,
     }  # fmt: skip
     return stored(root, "tokenizer", key, learn)
@@ -221,8 +223,8 @@ def open_tokens(
         UserError: nothing readable, too little text, or the cache cannot be written.
     """
     least = 256 + len(SPECIAL)
-    if tokenizer == "bpe" and (vocabulary := vocabulary or default_vocabulary(text_size(part.table))) < least:
-        raise UserError(f"--vocabulary {vocabulary} is too small: a bpe tokenizer needs 256 bytes and 5 marks, {least}")
+    if tokenizer in PAIRS and (vocabulary := vocabulary or default_vocabulary(text_size(part.table))) < least:
+        raise UserError(f"--vocabulary {vocabulary} is too small: byte pairs need 256 bytes and 5 marks, {least}")
     split = how_to_split(part.table) if valid is None else "nothing"
     learned = _tokenizer_folder(part, valid, split, tokenizer, vocabulary, lines, rules or WordRules(), root, progress)
 

@@ -6,15 +6,17 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
-from selfsup.data.facts import ImageFacts
+from selfsup.data.facts import of_pictures
 from selfsup.data.pixels import PixelStore
 from selfsup.data.source import GIVEN, Data
 from selfsup.data.store import cache_root
 from selfsup.data.token_store import TokenStore
 from selfsup.data.tokens import open_tokens
 from selfsup.errors import UserError, nearest
+from selfsup.eval.captions import evaluate_captions
 from selfsup.eval.clustering import evaluate_clustering
 from selfsup.eval.few_labels import LEVELS, Level
 from selfsup.eval.fine_tune import fine_tuned
@@ -28,12 +30,16 @@ from selfsup.eval.result import Result, result
 from selfsup.eval.retrieval import evaluate_retrieval
 from selfsup.eval.sts import evaluate_sts
 from selfsup.eval.text_encoders import Asked
+from selfsup.eval.towers import open_links, sides_of
 from selfsup.eval.verdict import Gain, gains, sentence
 from selfsup.eval.word_tests import evaluate_words
 from selfsup.eval.words_in_context import evaluate_words_in_context
+from selfsup.eval.zero_shot import evaluate_zero_shot, read_templates
+from selfsup.predict import holds
+from selfsup.predictors.pair import Pair
 from selfsup.prepare import Prepared, open_part, prepare
 from selfsup.progress import Progress
-from selfsup.recipes import ImageData, TextData
+from selfsup.recipes import CaptionData, ImageData, TextData
 from selfsup.run import Run
 
 log = logging.getLogger("selfsup")
@@ -50,7 +56,7 @@ BY_COLUMNS = ("sts", "pairs", "clustering")  # tasks whose data is a source with
 BY_VECTORS = (*BY_COLUMNS, "retrieval")  # tasks that anything with a vector for a text can be scored by
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913 - flags of one verb
     folder: str | os.PathLike,
     data: Data | None = None,
     columns: tuple[str, ...] = (),
@@ -59,11 +65,13 @@ def evaluate(
     quiet: bool = False,
     task: Task | None = None,
     words: str | os.PathLike | None = None,
+    templates: str | os.PathLike | None = None,
 ) -> list[Result]:
     """Score a run, append the results to its `evals.jsonl`, and return them; the last one is the verdict.
 
     With labels: kNN and linear probes of the run, its untrained network, the raw input, and its start where it was
-    given weights. Without: finding pictures by another view, or what the heads of a text run are worth.
+    given weights. Without: finding pictures by another view, or what the heads of a text run are worth. A run on
+    pictures and captions tells classes by their names, and finds captions by pictures and back.
 
     Args:
         folder: the run.
@@ -76,6 +84,7 @@ def evaluate(
             pairs of sentences, see `open_word_pairs`. `words`: similarity and analogies; see `evaluate_words`. `sts`,
             `pairs`, `retrieval` and `clustering`: what the vectors of texts are worth; see the files of these names.
         words: a run of word2vec, or its exported folder, to stand beside the run in these last four.
+        templates: text file for the zero-shot score of a run on pictures and captions; see `read_templates`.
 
     Raises:
         UserError: no such run, no model in it yet, or data that nothing can be scored on.
@@ -85,11 +94,14 @@ def evaluate(
         raise UserError(f"{folder} has no checkpoint yet; go on with selfsup resume {folder}")
     progress = Progress(not quiet)
     _check(task, columns, fine_tune, words)
+    filled = read_templates(None if templates is None else Path(templates))
+    if templates is not None and not holds(folder, Pair.kind):
+        raise UserError(f"--templates {templates}: {folder} knows no names of classes; a run of clip does")
     if task:
         results, found = TASKS[task](run, Asked(data, columns, words), progress)
     else:
         levels = [Level.parse(text) for text in dict.fromkeys(labels)]
-        results, found = _card(run, data, columns, levels, fine_tune, progress)
+        results, found = _card(run, data, columns, levels, fine_tune, filled, progress)
     worth, said = sentence(found)
     verdict = result(run, "verdict", "run", "worth it", float(worth), 0.0, results[0]["data"], results[-1]["split"])
     results.append({**verdict, "text": said})
@@ -111,14 +123,20 @@ def _check(task: Task | None, columns: tuple[str, ...], fine_tune: bool, words: 
 
 
 def _card(
-    run: Run, data: Data | None, columns: tuple[str, ...], levels: list[Level], fine_tune: bool, progress: Progress
+    run: Run,
+    data: Data | None,
+    columns: tuple[str, ...],
+    levels: list[Level],
+    fine_tune: bool,
+    templates: tuple[str, ...],
+    progress: Progress,
 ) -> tuple[list[Result], list[Gain]]:
     """What the data allows to score: with its labels, or without any."""
-    recipe, facts = run.recipe, run.facts
+    recipe, pictures = run.recipe, of_pictures(run.facts)
     own = replace(recipe.data, columns=columns or recipe.data.columns)
     name = own.source if data is None else str(data) if isinstance(data, str | os.PathLike) else GIVEN
     settings = own if data is None else replace(own, source=name, columns=columns)
-    resolution = facts.resolution if isinstance(facts, ImageFacts) else 0
+    resolution = pictures.resolution if pictures else 0
     labelled = open_labelled(settings, data, resolution, progress)
     results: list[Result] = []
     found: list[Gain] = []
@@ -126,7 +144,10 @@ def _card(
         results, found = _with_labels(run, labelled, levels, fine_tune, progress)
     elif fine_tune:
         raise UserError(f"{name} has no labels to fine-tune with; name labelled data with --data")
-    elif isinstance(settings, ImageData):
+    if isinstance(settings, CaptionData):
+        spoken, gained = _by_captions(run, settings, data, labelled, templates, name, progress)
+        results, found = results + spoken, found + gained
+    if isinstance(settings, ImageData) and not results:
         store, split = _pictures(run, settings, data, resolution, progress)
         results, found = evaluate_unlabelled(run, store, name, split, progress)
     if isinstance(settings, TextData) and (labelled is None or data is None):
@@ -167,6 +188,29 @@ def _with_labels(
     return lines(run, labelled, scores), found
 
 
+def _by_captions(
+    run: Run,
+    settings: CaptionData,
+    data: Data | None,
+    labelled: Labelled | None,
+    templates: tuple[str, ...],
+    name: str,
+    progress: Progress,
+) -> tuple[list[Result], list[Gain]]:
+    """Classes by their names where there are labels, and captions by pictures and back where there are captions."""
+    results: list[Result] = []
+    found: list[Gain] = []
+    if labelled is not None:
+        assert isinstance(labelled.train, PixelStore)
+        results, found = evaluate_zero_shot(run, sides_of(run, labelled.train), labelled, templates, progress)
+    opened = open_links(run, settings, data, progress)
+    if opened is not None:
+        links, split = opened
+        spoken, gained = evaluate_captions(run, sides_of(run, links.pictures), links, name, split, progress)
+        results, found = results + spoken, found + gained
+    return results, found
+
+
 def _pictures(
     run: Run, settings: ImageData, data: Data | None, resolution: int, progress: Progress
 ) -> tuple[PixelStore, str]:
@@ -179,8 +223,9 @@ def _pictures(
         return store, "held-out" if held_out else "train"
     source, name = open_source_of(settings, data)
     split = next(part for part in ("test", "valid", "train") if part in source.parts)
-    assert isinstance(run.facts, ImageFacts)
-    store = open_part(source.parts[split], resolution, settings, progress, run.facts.channels)
+    facts = of_pictures(run.facts)
+    assert facts is not None
+    store = open_part(source.parts[split], resolution, settings, progress, facts.channels)
     if len(store) < 2:
         raise UserError(f"{name}: {len(store)} picture and no label: nothing can be scored on it; give two or more")
     return store, split
@@ -209,7 +254,7 @@ def _texts(run: Run, settings: TextData, data: Data | None, progress: Progress) 
 def _own(run: Run, progress: Progress) -> Prepared:
     """The run's own data, as it was."""
     own = prepare(run.data, None, False, progress)
-    if own.facts.content != run.facts.content:
+    if own.facts != run.facts:
         source = run.recipe.data.source
         raise UserError(f"{source} has changed since {run.folder} was trained on it; name held-out text with --data")
     return own

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from selfsup.data.facts import ImageFacts
+from selfsup.data.captions import CaptionStore
+from selfsup.data.facts import of_pictures
 from selfsup.data.pixels import PixelStore
-from selfsup.data.token_store import TokenStore
 from selfsup.errors import UserError
 from selfsup.eval.findings import Finding, Lines, Signs, diagnose
 from selfsup.eval.health import some, view_vitals, vitals, word_order
@@ -18,7 +18,7 @@ from selfsup.eval.other_view import two_views
 from selfsup.image_encoder import ImageEncoder
 from selfsup.objective import Objective
 from selfsup.optim import make_optimizers, step_size
-from selfsup.prepare import prepare
+from selfsup.prepare import Store, prepare
 from selfsup.progress import Progress
 from selfsup.recipes import Optimizer, Recipe
 from selfsup.run import Run
@@ -51,12 +51,15 @@ def step_of(objective: Objective, recipe: Recipe, metrics: Lines) -> float:
     return step_size(optimizers, metrics[-1]["grad_norm"] if metrics else 0.0)
 
 
-def data_vitals(store: PixelStore | TokenStore, run: Run) -> dict[str, float]:
+def data_vitals(store: Store, run: Run) -> dict[str, float]:
     """Signs of the data itself."""
+    if isinstance(store, CaptionStore):
+        share = np.bincount(store.numbers).max() / len(store.numbers)
+        return {**data_vitals(store.pictures, run), "commonest caption": float(share)}
     if isinstance(store, PixelStore):
-        assert isinstance(run.facts, ImageFacts)
-        digests = store.digests[store.rows]
-        return {"contrast": max(run.facts.sd), "copies": 1 - len(np.unique(digests)) / len(digests)}
+        facts, digests = of_pictures(run.facts), store.digests[store.rows]
+        assert facts is not None
+        return {"contrast": max(facts.sd), "copies": 1 - len(np.unique(digests)) / len(digests)}
     order = word_order(store.text_end(1_000_000).decode("utf-8", "replace"))
     return {} if order is None else {"word order": order}
 
@@ -86,8 +89,9 @@ def examine(folder: str | os.PathLike, quiet: bool = False) -> Examined:
     else:
         shown = prepared.held_out or prepared.train
         signs |= {**vitals(encoder, some(shown, encoder, 1000)), **data_vitals(prepared.train, run)}
-        if isinstance(encoder, ImageEncoder) and isinstance(shown, PixelStore) and len(shown) > 1:
-            signs |= view_vitals(encoder, two_views(shown, encoder.about.size, run.recipe.seed))
+        pictures = shown.pictures if isinstance(shown, CaptionStore) else shown
+        if isinstance(encoder, ImageEncoder) and isinstance(pictures, PixelStore) and len(pictures) > 1:
+            signs |= view_vitals(encoder, two_views(pictures, encoder.about.size, run.recipe.seed))
     held_out = [line for line in run.lines("evals.jsonl") if line["task"] == "pretext"]
     done = run.step / run.record["plan"]["stop"]
     seen = Signs(run.recipe, done, metrics, held_out, signs, objective.limits())

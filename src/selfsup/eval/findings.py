@@ -214,6 +214,13 @@ def _data(signs: Signs) -> list[Finding]:
             f"{copies:.0%} of the pictures are copies of others, and count as different ones; take copies out of --data"
         )
         found.append(Finding("copies", copies, why))
+    common = signs.vitals.get("commonest caption", 0.0)
+    if common > 0.3:
+        why = (
+            f"{common:.0%} of all captions are the same one, which tells no picture from another; look at the captions "
+            "in --data, or name others with --columns text=NAME"
+        )
+        found.append(Finding("captions", common, why))
     order = signs.vitals.get("word order", 2.0)
     if order < 1.1:
         why = "words follow each other as if shuffled: there is no order to learn; look at --data"

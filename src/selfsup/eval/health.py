@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from selfsup.data.captions import CaptionStore
 from selfsup.data.pixels import PixelStore
 from selfsup.data.token_store import TokenStore
 from selfsup.encoder import Encoder
@@ -19,8 +20,10 @@ FEW = 256  # samples for a quick look
 FREQUENT = 100  # words that are told apart where their order is looked at
 
 
-def some(store: PixelStore | TokenStore, encoder: Encoder, most: int = FEW) -> Samples:
+def some(store: PixelStore | TokenStore | CaptionStore, encoder: Encoder, most: int = FEW) -> Samples:
     """Samples for an encoder, evenly spread over a store: pictures, or stretches of text as long as it can read."""
+    if isinstance(store, CaptionStore):
+        store = store.pictures if isinstance(encoder, ImageEncoder) else store.tokens
     if isinstance(store, PixelStore):
         return store.subset(np.unique(np.linspace(0, len(store) - 1, min(most, len(store))).astype(np.int64)))
     assert isinstance(encoder, TextEncoder | WordVectors)

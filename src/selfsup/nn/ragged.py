@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel
+from transformers import CLIPTextModel, PreTrainedModel
 
 from selfsup.data.tokenizer import Template
-from selfsup.ops.pooling import Pool, pooled
+from selfsup.ops.pooling import Pooling, pooled
 from selfsup.ops.ragged import joined
 
 LEAST = 1024  # tokens in a group: smaller ones cost more in calls than they save in padding
@@ -118,7 +118,7 @@ def passes(
         yield rows, output.last_hidden_state, inside, output.get("pooler_output")
 
 
-def text_vectors(network: PreTrainedModel, ids: Tensor, length: Tensor, pool: Pool, most: int | None) -> Tensor:
+def text_vectors(network: PreTrainedModel, ids: Tensor, length: Tensor, pool: Pooling, most: int | None) -> Tensor:
     """(N, D) pooled last hidden states of ragged rows, in their order.
 
     Where `most` tokens pass the network at once, activations are made again in the backward pass, with the same
@@ -134,10 +134,11 @@ def text_vectors(network: PreTrainedModel, ids: Tensor, length: Tensor, pool: Po
 
     def group(some: Tensor, sizes: Tensor) -> Tensor:
         inside = torch.arange(some.shape[1], device=some.device) < sizes[:, None]
-        mask = None if bool(inside.all()) else inside.long()
-        return pooled(
-            network.base_model(input_ids=some, attention_mask=mask, use_cache=False).last_hidden_state, inside, pool
-        )
+        # What stands behind the end of a text a causal pooler at its end does not see.
+        whole = isinstance(network, CLIPTextModel) or bool(inside.all())
+        settings = {} if isinstance(network, CLIPTextModel) else {"use_cache": False}
+        output = network.base_model(input_ids=some, attention_mask=None if whole else inside.long(), **settings)
+        return output.pooler_output if pool == "pooler" else pooled(output.last_hidden_state, inside, pool)
 
     groups = length_groups(length, most)
     parts = [(ids[rows, : int(length[rows[0]])], length[rows]) for rows in groups]

@@ -55,6 +55,17 @@ def states(network: VisionTransformer, pictures: Tensor, masked: Masked | None =
     return _behind_positions(network, network._pos_embed(x))
 
 
+def visible_vectors(network: VisionTransformer, pictures: Tensor, visible: Tensor) -> Tensor:
+    """(B, D): the vectors of a transformer that sees only some patches; with all of them, what it gives by itself.
+
+    Li et al. 2023, "FLIP", leave half of the patches out. The arguments are those of `visible_states`.
+    """
+    x = _with_places(network, pictures, visible)
+    for block in (network.norm_pre, *network.blocks):
+        x = block(x)
+    return network.forward_head(network.norm(x), pre_logits=True)
+
+
 def visible_states(network: VisionTransformer, pictures: Tensor, visible: Tensor) -> Tensor:
     """(B, P + K, D): the states of a transformer that sees only some patches; with all of them in order, `states`.
 
@@ -63,6 +74,11 @@ def visible_states(network: VisionTransformer, pictures: Tensor, visible: Tensor
         pictures: (B, C, S, S) normalized.
         visible: (B, K) int64, the patches it sees; the others are taken out, and cost nothing.
     """
+    return _behind_positions(network, _with_places(network, pictures, visible))
+
+
+def _with_places(network: VisionTransformer, pictures: Tensor, visible: Tensor) -> Tensor:
+    """(B, P + K, D): prefix tokens, and some patches with their places."""
     embed = network.patch_embed
     edge, weight = embed.patch_size[0], embed.proj.weight.permute(0, 2, 3, 1).flatten(1)
     x = embed.norm(F.linear(rows_of(patchify(pictures, edge), visible), weight, embed.proj.bias))
@@ -71,7 +87,7 @@ def visible_states(network: VisionTransformer, pictures: Tensor, visible: Tensor
     # Places are added, and prefix tokens put before: a picture of zeros has all that this brings.
     whole, first = network._pos_embed(x.new_zeros(1, *grid, x.shape[2])), network.num_prefix_tokens
     prefix, places = whole[:, :first].expand(len(x), -1, -1), whole[0, first:]
-    return _behind_positions(network, torch.cat([prefix, x + F.embedding(visible, places)], 1))
+    return torch.cat([prefix, x + F.embedding(visible, places)], 1)
 
 
 def _behind_positions(network: VisionTransformer, x: Tensor) -> Tensor:

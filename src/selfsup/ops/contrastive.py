@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,24 @@ def _same(first: Tensor, second: Tensor) -> Tensor:
         for other in second.unbind(1):
             found |= (one[:, None] == other) & (one >= 0)[:, None]
     return found
+
+
+def in_blocks(
+    block: Callable[[slice], tuple[Tensor, Tensor]], anchors: Tensor, candidates: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Loss and answer of each anchor, made for some at a time where all logits together are more than `BLOCK`.
+
+    Args:
+        block: (n,) loss and (n,) whether it is right, of a slice of the anchors.
+        anchors: (A, D).
+        candidates: (N, D).
+    """
+    step = max(BLOCK[candidates.device.type != "cpu"] // len(candidates), 1)
+    if step >= len(anchors):
+        return block(slice(None))
+    parts = [checkpoint(block, slice(i, i + step), use_reentrant=False) for i in range(0, len(anchors), step)]
+    loss, correct = (torch.cat(column) for column in zip(*parts, strict=True))  # type: ignore[arg-type]
+    return loss, correct
 
 
 def _info_nce_block(
@@ -55,18 +74,11 @@ def info_nce(
     Returns:
         (A,) loss, and (A,) whether its own was the nearest.
     """
-    step = max(BLOCK[candidates.device.type != "cpu"] // len(candidates), 1)
-    if step >= len(anchors):
-        return _info_nce_block(anchors, candidates, own, known, ids, scale)
-    parts = [
-        checkpoint(
-            _info_nce_block, anchors[i : i + step], candidates, own[i : i + step], known[i : i + step], ids, scale,
-            use_reentrant=False,
-        )
-        for i in range(0, len(anchors), step)
-    ]  # fmt: skip
-    loss, correct = (torch.cat(column) for column in zip(*parts, strict=True))  # type: ignore[arg-type]
-    return loss, correct
+
+    def block(some: slice) -> tuple[Tensor, Tensor]:
+        return _info_nce_block(anchors[some], candidates, own[some], known[some], ids, scale)
+
+    return in_blocks(block, anchors, candidates)
 
 
 def nt_xent(first: Tensor, second: Tensor, keys: Tensor, offset: int, temperature: float) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ from typing import Literal
 from torch import Tensor
 
 Pool = Literal["mean", "cls"]
+Pooling = Pool | Literal["pooler"]  # the network's own way
 
 
 def masked_mean(states: Tensor, mask: Tensor) -> Tensor:

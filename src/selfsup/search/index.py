@@ -15,6 +15,8 @@ from selfsup.data.source import Data, Source, open_source
 from selfsup.embedding import content_of
 from selfsup.encoder import Encoder, load_encoder
 from selfsup.errors import UserError
+from selfsup.predict import holds
+from selfsup.predictors.pair import Pair
 from selfsup.progress import Progress
 from selfsup.run import held, writing
 from selfsup.runtime import fastest_device
@@ -25,6 +27,7 @@ from selfsup.search.passages import Cut
 from selfsup.search.segment import Segment
 from selfsup.search.shelf import CONTENTS, OWN, Contents, Named, Shelf, sync, sync_all
 from selfsup.search.writing import Writer
+from selfsup.sides import Side, encoder_for, load_sides
 
 if TYPE_CHECKING:
     from selfsup.search.hits import Hit
@@ -40,12 +43,13 @@ class Index:
     Attributes:
         shelf: the folder.
         encoder: what makes its vectors.
+        other: what makes vectors for questions of the other kind, in the same space; None where there is no such.
         contents: what is in force.
         segments: its rows.
     """
 
-    def __init__(self, folder: str | os.PathLike, encoder: Encoder) -> None:
-        self.shelf, self.encoder = Shelf(Path(folder)), encoder
+    def __init__(self, folder: str | os.PathLike, encoder: Encoder, other: Encoder | None = None) -> None:
+        self.shelf, self.encoder, self.other = Shelf(Path(folder)), encoder, other
         self._open()
 
     def _open(self) -> None:
@@ -74,6 +78,7 @@ class Index:
         overlap: int | None = None,
         dimensions: int | None = None,
         kind: Kind = "exact",
+        side: Side | None = None,
         quiet: bool = False,
     ) -> tuple[Index, Change]:
         """Index everything that a source holds.
@@ -88,6 +93,7 @@ class Index:
             dimensions: keep so many first numbers of the vectors, of an encoder trained with --dimensions.
             kind: how vectors are searched: all of them (`exact`), the same by FAISS (`flat`), or by a graph, which may
                 miss some (`hnsw`).
+            side: of a run of `clip`, whether pictures or texts are indexed; pictures where there are any, if None.
             quiet: no progress on the terminal.
 
         Raises:
@@ -98,8 +104,8 @@ class Index:
         _check_new(folder)
         if kind != "exact":
             faiss_module()
-        encoder = load_encoder(place).to(fastest_device())
         source = open_source(data, columns)
+        encoder = encoder_for(place, source, side)
         width = encoder.width  # type: ignore[attr-defined]
         if dimensions is not None and not 0 < dimensions <= width:
             raise UserError(f"--dimensions {dimensions}: the encoder's vectors have {width} numbers; give fewer")
@@ -118,7 +124,7 @@ class Index:
             if not contents.segments:
                 raise UserError(f"{source.name}: nothing could be indexed{_first_bad(change.bad)}")
             shelf.put(contents)
-        return cls(folder, encoder), change
+        return cls(folder, encoder, _other(place, encoder)), change
 
     @classmethod
     def load(cls, folder: str | os.PathLike, encoder: str | os.PathLike | None = None) -> Index:
@@ -130,7 +136,8 @@ class Index:
         about = Shelf(Path(folder)).read().about
         place = about["encoder"] if encoder is None else os.fspath(encoder)
         try:
-            found = load_encoder(place).to(fastest_device())
+            two = holds(place, Pair.kind)
+            found = load_sides(place)[about["kind"]] if two else load_encoder(place).to(fastest_device())
         except UserError as error:
             raise UserError(
                 f"{folder} was built with {about['encoder']}; say where that is with --encoder: {error}"
@@ -140,7 +147,7 @@ class Index:
                 f"{folder} was built with {about['encoder']}, whose vectors are not those of {place} as it is now; "
                 "give that encoder with --encoder, or build the index anew"
             )
-        return cls(folder, found)
+        return cls(folder, found, _other(place, found))
 
     def add(self, data: Data, columns: dict[str, str] | None = None, quiet: bool = False) -> Change:
         """Put more into the index; a document whose id is there takes the place of that one, if it is another.
@@ -240,6 +247,13 @@ def _without(shelf: Shelf, contents: Contents, segments: list[Segment], rows: li
             sync(file)
         kept.append(replace(named, gone=file.name))
     return replace(contents, segments=tuple(kept))
+
+
+def _other(place: str | os.PathLike, encoder: Encoder) -> Encoder | None:
+    """The other of two towers."""
+    if not holds(place, Pair.kind):
+        return None
+    return load_sides(place)["text" if encoder.kind == "image" else "image"]
 
 
 def _added(

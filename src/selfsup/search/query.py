@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from selfsup.data.decode import BROKEN, open_picture
+from selfsup.data.decode import BROKEN, SUFFIXES, open_picture
 from selfsup.errors import UserError
 from selfsup.image_encoder import ImageEncoder
 from selfsup.search.filters import Condition, allowed
@@ -40,6 +40,9 @@ DEPTH = 100  # rows of each ranking, at least
 def vector_of(index: Index, asked: Any) -> Tensor:  # noqa: ANN401 - a text or a picture
     """(D,) of length 1."""
     encoder, width = index.encoder, index.contents.about["width"]
+    if isinstance(asked, str) != (encoder.kind != "image"):
+        assert index.other is not None
+        encoder = index.other
     found = encoder.encode([asked], "query") if isinstance(encoder, TextEncoder) else encoder.encode([asked])
     return F.normalize(found[0, :width], dim=0)
 
@@ -61,6 +64,15 @@ def asked_text(index: Index, asked: object) -> str:
     if not text.strip():
         raise UserError("the question is empty; give a text, or the name of a file")
     return text
+
+
+def _by_picture(index: Index, asked: object) -> bool:
+    """Whether a question is a picture; where both kinds may be asked, a file is one by its ending."""
+    if index.other is None:
+        return isinstance(index.encoder, ImageEncoder)
+    if not isinstance(asked, str | os.PathLike):
+        return True
+    return os.path.isfile(asked) and Path(asked).suffix.lower() in SUFFIXES
 
 
 def _picture(asked: object) -> object:
@@ -96,9 +108,13 @@ def rank(
     pictures = isinstance(index.encoder, ImageEncoder)
     if pictures and method in ("hybrid", "words"):
         raise UserError(f"--method {method}: the index holds pictures, which have no words; drop it")
-    if pictures:
+    if _by_picture(index, asked):
+        if method in ("hybrid", "words"):
+            raise UserError(f"--method {method}: a picture was asked for, which has no words; drop it")
         return best_of_each(nearest_rows(index, vector_of(index, _picture(asked)), there, depth), unit)
     text = asked_text(index, asked)
+    if pictures:
+        return best_of_each(nearest_rows(index, vector_of(index, text), there, depth), unit)
     if method == "dense":
         return best_of_each(nearest_rows(index, vector_of(index, text), there, depth), unit)
     words = by_words(index, text, there, depth, unit)
