@@ -8,7 +8,7 @@ import torch
 from transformers import AutoTokenizer
 
 from selfsup.data.facts import CaptionFacts, Facts, ImageFacts
-from selfsup.data.tokenizer import with_template
+from selfsup.data.tokenizer import with_ends
 from selfsup.encoder import Encoder, load_encoder
 from selfsup.errors import UserError
 from selfsup.image_encoder import ImageEncoder
@@ -41,7 +41,7 @@ def fresh_encoder(need: Need, backbone: Backbone, facts: Facts, tokenizer: Path 
     assert isinstance(backbone, TextBackbone) and need.context is not None and need.family != "image"
     ready = AutoTokenizer.from_pretrained(str(tokenizer))
     if need.family == "caption":
-        ready = with_template(ready)
+        ready = with_ends(ready)
         ready.model_max_length = need.context
         network = fresh_captioner(ready, need.context, shape_of(backbone))
         return TextEncoder(network, ready, need.context, Reading("pooler"))

@@ -23,7 +23,7 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from selfsup.data.tokenizer import end_id
+from selfsup.data.tokenizer import Template, end_id
 from selfsup.errors import UserError
 from selfsup.nn.sharing import factorise_embedding, share_blocks, written_out
 
@@ -120,15 +120,19 @@ def fresh_captioner(tokenizer: PreTrainedTokenizerBase, context: int, shape: Sha
     Attention looks back only; the vector of a text is the state at its last mark.
 
     Raises:
-        UserError: the width is no multiple of the heads.
+        UserError: the width is no multiple of the heads, or the tokenizer ends a text with nothing, or with the id 2.
     """
+    stop = Template.of(tokenizer).stop
+    if not stop or stop[-1] == 2:  # see `with_ends`
+        what = "no mark" if not stop else "the id 2, which transformers' CLIP takes for another"
+        raise UserError(f"the tokenizer ends a text with {what}; give another --tokenizer, or a start with --text-init")
     if shape.width % shape.heads:
         raise UserError(
             f"--width {shape.width} is no multiple of --heads {shape.heads}; "
             f"try --width {-(-shape.width // shape.heads) * shape.heads}"
         )
     marks: Any = {
-        "bos_token_id": tokenizer.cls_token_id, "eos_token_id": tokenizer.sep_token_id,
+        "bos_token_id": tokenizer.cls_token_id, "eos_token_id": stop[-1],
         "pad_token_id": tokenizer.pad_token_id,
     }  # fmt: skip
     config = CLIPTextConfig(

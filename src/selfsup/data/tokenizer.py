@@ -191,14 +191,30 @@ def _plain(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
 def with_template(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     """The tokenizer, changed so that it puts its marks around texts as BERT has them; one that has its way keeps it."""
     if Template.of(tokenizer) != Template.for_encoder(tokenizer):
-        start, end = str(tokenizer.cls_token), str(tokenizer.sep_token)
-        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(  # type: ignore[attr-defined]
-            single=f"{start} $A {end}", pair=f"{start} $A {end} $B:1 {end}:1",
-            special_tokens=[(start, tokenizer.cls_token_id), (end, tokenizer.sep_token_id)],
-        )  # fmt: skip
-        names = ["input_ids", "token_type_ids", "attention_mask"]
-        tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names  # the second one is saved
+        _mark(tokenizer, str(tokenizer.sep_token))
     return tokenizer
+
+
+def with_ends(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer, changed so that its texts end as documents do, if it is one of ours; another keeps its way.
+
+    Its separator has the id 2, which transformers' text tower of CLIP takes for an old mistake: it would read a text at
+    its rarest token.
+    """
+    if tokenizer.eos_token == END and isinstance(tokenizer.cls_token_id, int):
+        _mark(tokenizer, END)
+    return tokenizer
+
+
+def _mark(tokenizer: PreTrainedTokenizerBase, end: str) -> None:
+    """Make a tokenizer put its class token before a text, and a mark behind it."""
+    start = str(tokenizer.cls_token)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(  # type: ignore[attr-defined]
+        single=f"{start} $A {end}", pair=f"{start} $A {end} $B:1 {end}:1",
+        special_tokens=[(start, tokenizer.cls_token_id), (end, tokenizer.convert_tokens_to_ids(end))],
+    )  # fmt: skip
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names  # the second one is saved
 
 
 def without_template(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
