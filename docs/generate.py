@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import fields
 from pathlib import Path
 
+from selfsup.fields import flag_of
 from selfsup.names import objective_names
 from selfsup.objective import load_objective
-from selfsup.recipes import flag_of
 from selfsup.settings import setting_help
 
 PAGE = Path(__file__).parent / "objectives.md"

@@ -13,10 +13,12 @@ import torch.nn.functional as F
 from pydantic.dataclasses import dataclass
 from torch import nn
 
+from selfsup.backbones import ImageBackbone
 from selfsup.data.augment import Augment
 from selfsup.data.image import PictureReader
+from selfsup.fields import STRICT, Count, Share
 from selfsup.objective import Limit, Need, Objective
-from selfsup.recipes import STRICT, Budget, Count, ImageBackbone, ImageData, Optimizer, Recipe, Share
+from selfsup.recipes import Budget, ImageData, Optimizer, Recipe
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

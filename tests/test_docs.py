@@ -128,7 +128,24 @@ def readme_data(folder: Path) -> tuple[Path, Path, Path]:
     ]
     (folder / "pairs.jsonl").write_text("\n".join(pairs))
     embedding_data(folder, generator)
+    caption_data(folder, generator)
     return folder / "photos", folder / "labelled", folder / "book.txt"
+
+
+def caption_data(folder: Path, generator: np.random.Generator) -> None:
+    """Pictures with captions, and captions by themselves."""
+    from PIL import Image
+
+    (folder / "captioned").mkdir()
+    lines = []
+    for number in range(48):
+        Image.fromarray(generator.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(
+            folder / f"captioned/{number}.png"
+        )
+        texts = [" ".join(generator.choice(["a", "dog", "cat", "in", "the", "snow"], 5)) for _ in range(2)]
+        lines.append({"file_name": f"{number}.png", "text": texts[0], "texts": texts})
+    (folder / "captioned" / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (folder / "captions.jsonl").write_text("\n".join(json.dumps({"text": line["text"]}) for line in lines))
 
 
 def embedding_data(folder: Path, generator: np.random.Generator) -> None:

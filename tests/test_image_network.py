@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 import selfsup
+from selfsup.backbones import ImageBackbone
 from selfsup.construct import construct
 from selfsup.data.facts import ImageFacts
 from selfsup.errors import UserError
@@ -14,7 +15,6 @@ from selfsup.image_encoder import ImageEncoder
 from selfsup.image_network import TRANSFORMERS, chosen, patch_for
 from selfsup.loop import Training
 from selfsup.objectives import mae, rotation
-from selfsup.recipes import ImageBackbone
 from selfsup.runtime import Runtime
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer
 
+from selfsup.backbones import Backbone, ImageBackbone, TextBackbone, TowerBackbone, WordBackbone
 from selfsup.data.facts import CaptionFacts, Facts, ImageFacts
 from selfsup.data.tokenizer import with_ends
 from selfsup.encoder import Encoder, load_encoder
@@ -16,7 +17,7 @@ from selfsup.image_network import chosen
 from selfsup.objective import Need, Objective, load_objective
 from selfsup.predictors.pair import Pair
 from selfsup.predictors.predictor import TextPredictor
-from selfsup.recipes import Backbone, ImageBackbone, Recipe, TextBackbone, TowerBackbone, WordBackbone
+from selfsup.recipes import Recipe
 from selfsup.text_encoder import TextEncoder
 from selfsup.text_network import HEADS, Shape, fresh_captioner
 from selfsup.text_network import SIZES as TEXT_SIZES

@@ -290,7 +290,7 @@ class ImageEncoder(Encoder):
 
     @classmethod
     def of_record(cls, record: dict[str, Any], state: dict[str, Tensor]) -> ImageEncoder:
-        """From what stands in JSON of its `ImageAbout`, and its weights."""
+        """From its `ImageAbout` as JSON has it, and its weights."""
         arguments: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in record["arguments"].items()
         }

@@ -19,9 +19,10 @@ from selfsup.data.facts import Facts
 from selfsup.data.reader import Batch, Reader
 from selfsup.encoder import Encoder
 from selfsup.errors import UserError, nearest
+from selfsup.fields import FLAG
 from selfsup.names import objective_names
 from selfsup.predictors.predictor import Predictor
-from selfsup.recipes import FLAG, Budget, Recipe
+from selfsup.recipes import Budget, Recipe
 from selfsup.settings import complaint, section, sections
 
 Losses = dict[str, Tensor]

@@ -19,7 +19,8 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 
 from selfsup import searches, uses, verbs
 from selfsup.errors import UserError, nearest
-from selfsup.recipes import Budget, Recipe, flag_of
+from selfsup.fields import flag_of
+from selfsup.recipes import Budget, Recipe
 from selfsup.settings import complaint, sections, spoken
 
 Value = TypeVar("Value")

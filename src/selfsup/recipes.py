@@ -5,21 +5,11 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import tyro
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass as validated
 
-STRICT = ConfigDict(extra="forbid")
-Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(gt=0)]
-Size = Literal["nano", "tiny", "small", "base"]
-
-
-def _one_of(settings: object, names: tuple[str, ...]) -> list[str]:
-    """The named settings that are given; raises `ValueError` for more than one."""
-    given = [flag_of(name) for name in names if vars(settings)[name] is not None]
-    if len(given) > 1:
-        raise ValueError(f"give only one of {', '.join(map(flag_of, names))}; given: {', '.join(given)}")
-    return given
+from selfsup.backbones import Backbone
+from selfsup.fields import STRICT, Count, Share, one_of
 
 
 @validated(frozen=True, kw_only=True, config=STRICT)
@@ -99,125 +89,8 @@ class CaptionData(ImageData):
     """`caption`, byte pairs of words in lower case, made from the data; `bpe`, `byte` or `char`; or a folder, run or
     hub id that has one."""
     vocabulary: Count | None = None
-    """Number of ids of a tokenizer of byte pairs; about the square root of the bytes of text when not given."""
-
-
-@validated(frozen=True, kw_only=True, config=STRICT)
-class ImageBackbone:
-    """The picture encoder."""
-
-    size: Size | None = None
-    """How large a network: chosen from budget and device when not given."""
-    network: str | None = None
-    """A timm network by name, in place of the dial."""
-    patch: Count | None = None
-    """Edge of a transformer's patches in pixels; an eighth of the picture, or what the network has, when not given."""
-    init: str | None = None
-    """Start from these weights: a run, a folder with a network of timm, timm:NAME or hf:ID."""
-
-    def __post_init__(self) -> None:
-        """Refuse two ways of saying which network it is."""
-        _one_of(self, ("size", "network", "init"))
-        _one_of(self, ("patch", "init"))
-
-
-@validated(frozen=True, kw_only=True, config=STRICT)
-class TextBackbone:
-    """The text network."""
-
-    size: Size | None = None
-    """How large a network: chosen from budget and device when not given."""
-    layers: Count | None = None
-    """Number of blocks, in place of the dial's."""
-    heads: Count | None = None
-    """Attention heads, in place of the dial's."""
-    width: Count | None = None
-    """Width of the residual stream, in place of the dial's."""
-    share: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
-    """All blocks use the same weights: as deep, with a fraction of the weights (ALBERT)."""
-    embedding: Count | None = None
-    """Width of the table of tokens, which a matrix takes to the width of the network; the same when not given."""
-    dropout: Share = 0.0
-    """Dropout in the network; none is the better default when pretraining passes over its data a few times."""
-    init: str | None = None
-    """Start from these weights, and their tokenizer: a run, a folder, or hf:ID."""
-
-    def __post_init__(self) -> None:
-        """Refuse a size for a network that has one."""
-        for field in ("size", "layers", "heads", "width", "embedding"):
-            _one_of(self, (field, "init"))
-        if self.share and self.init:
-            raise ValueError(f"--share: --init {self.init} brings its own network; drop one of them")
-
-
-@validated(frozen=True, kw_only=True, config=STRICT)
-class WordBackbone:
-    """A table of word vectors."""
-
-    width: Count | None = None
-    """Numbers in a vector; 100 when not given."""
-    ngrams: tuple[Count, Count] | None = None
-    """Least and most characters of the n-grams that a word's vector is also made of, such as 3 6; none if not given."""
-    buckets: Count = 200_000
-    """Rows that all n-grams share, by a hash."""
-    init: str | None = None
-    """Start from these vectors, with their words: a run of word2vec, or its exported folder."""
-
-    def __post_init__(self) -> None:
-        """Refuse n-grams of no length, and a shape for vectors that have one."""
-        for field in ("width", "ngrams"):
-            _one_of(self, (field, "init"))
-        if self.ngrams and self.ngrams[0] > self.ngrams[1]:
-            raise ValueError(f"--ngrams {self.ngrams[0]} {self.ngrams[1]}: the least comes first, such as 3 6")
-
-
-@validated(frozen=True, kw_only=True, config=STRICT)
-class TowerBackbone:
-    """The two networks."""
-
-    size: Size | None = None
-    """How large networks: chosen from budget and device when not given."""
-    network: str | None = None
-    """A timm network by name for the pictures, in place of the dial."""
-    patch: Count | None = None
-    """Edge of a transformer's patches in pixels; an eighth of the picture, or what the network has, when not given."""
-    image_init: str | None = None
-    """Start the picture tower from these weights: a run, a folder with a network of timm, timm:NAME or hf:ID."""
-    layers: Count | None = None
-    """Number of blocks of the text tower, in place of the dial's."""
-    heads: Count | None = None
-    """Its attention heads, in place of the dial's."""
-    width: Count | None = None
-    """The width of its residual stream, in place of the dial's."""
-    text_init: str | None = None
-    """Start the text tower from these weights, and their tokenizer: a run, a folder, or hf:ID."""
-
-    def __post_init__(self) -> None:
-        """Refuse two ways of saying which network it is."""
-        _one_of(self, ("network", "image_init"))
-        _one_of(self, ("patch", "image_init"))
-        for field in ("layers", "heads", "width"):
-            _one_of(self, (field, "text_init"))
-
-    @property
-    def image(self) -> ImageBackbone:
-        """That of the pictures by itself."""
-        size = None if self.network or self.image_init else self.size
-        return ImageBackbone(size=size, network=self.network, patch=self.patch, init=self.image_init)
-
-    @property
-    def text(self) -> TextBackbone:
-        """That of the texts by itself."""
-        size = None if self.text_init else self.size
-        return TextBackbone(size=size, layers=self.layers, heads=self.heads, width=self.width, init=self.text_init)
-
-    @property
-    def init(self) -> str | None:
-        """Where one of them started, if one did."""
-        return self.image_init or self.text_init
-
-
-Backbone = ImageBackbone | TextBackbone | WordBackbone | TowerBackbone
+    """Number of ids of a tokenizer of byte pairs; about four times the square root of the bytes of text when not
+    given."""
 
 
 @validated(frozen=True, kw_only=True, config=STRICT)
@@ -273,7 +146,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         """Refuse none and two."""
-        if not _one_of(self, ("steps", "epochs", "minutes")):
+        if not one_of(self, ("steps", "epochs", "minutes")):
             raise ValueError("give exactly one of --steps, --epochs, --minutes; given: none")
 
 
@@ -321,11 +194,3 @@ class Recipe:
     """Seed of everything random."""
     precision: Literal["float32", "bfloat16"] | None = None
     """Of the network's arithmetic; bfloat16 where the device is fast with it, when not given."""
-
-
-FLAG = {"source": "data"}  # fields whose flag has another name
-
-
-def flag_of(field: str) -> str:
-    """The command-line flag of a field."""
-    return "--" + FLAG.get(field, field).replace("_", "-")

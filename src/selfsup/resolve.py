@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from selfsup.backbones import ImageBackbone, TowerBackbone, WordBackbone
 from selfsup.data.captions import CaptionStore
 from selfsup.data.facts import of_pictures
 from selfsup.data.pixels import PixelStore
@@ -16,18 +17,7 @@ from selfsup.data.tokenizer import LEARNED
 from selfsup.errors import UserError
 from selfsup.objective import load_objective
 from selfsup.prepare import Prepared
-from selfsup.recipes import (
-    CaptionData,
-    ImageBackbone,
-    ImageData,
-    Optimizer,
-    Pace,
-    Recipe,
-    TextData,
-    TowerBackbone,
-    WordBackbone,
-    WordData,
-)
+from selfsup.recipes import CaptionData, ImageData, Optimizer, Pace, Recipe, TextData, WordData
 from selfsup.size import dial
 
 

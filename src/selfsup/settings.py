@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from selfsup.errors import UserError, nearest
-from selfsup.recipes import Recipe, flag_of
+from selfsup.fields import flag_of
+from selfsup.recipes import Recipe
 
 Section = TypeVar("Section")
 

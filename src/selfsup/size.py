@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from selfsup.data.facts import Facts, TextFacts, of_pictures
-from selfsup.recipes import Budget, Size
+from selfsup.fields import Size
+from selfsup.recipes import Budget
 
 # Pictures of 32 pixels a second and CPU core, two views each, forward and backward; `small` and `base` are estimates.
 PICTURES: Mapping[Size, float] = {"nano": 435, "tiny": 150, "small": 15, "base": 5}

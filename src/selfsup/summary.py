@@ -6,12 +6,13 @@ from pathlib import Path
 
 from transformers import GPT2LMHeadModel
 
+from selfsup.backbones import ImageBackbone, TextBackbone, TowerBackbone, WordBackbone
 from selfsup.construct import shape_of
 from selfsup.data.facts import of_pictures, of_texts
 from selfsup.image_encoder import ImageEncoder
 from selfsup.objective import Objective
 from selfsup.prepare import Prepared
-from selfsup.recipes import ImageBackbone, Recipe, TextBackbone, TowerBackbone, WordBackbone
+from selfsup.recipes import Recipe
 from selfsup.run import Run
 from selfsup.runtime import Runtime
 from selfsup.text_encoder import TextEncoder

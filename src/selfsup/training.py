@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from selfsup.backbones import WordBackbone
 from selfsup.checks import Checks
 from selfsup.construct import construct
 from selfsup.cost import Meter
@@ -32,7 +33,7 @@ from selfsup.optim import Plan
 from selfsup.planning import count_steps, extend, make_plan
 from selfsup.prepare import Prepared, prepare
 from selfsup.progress import Progress, clock
-from selfsup.recipes import ImageData, Recipe, WordBackbone
+from selfsup.recipes import ImageData, Recipe
 from selfsup.report import FEW, report
 from selfsup.resolve import located, resolve
 from selfsup.run import Run, check_free

@@ -24,6 +24,7 @@ from selfsup.data.token_store import TokenStore
 from selfsup.encoder import Encoder
 from selfsup.errors import UserError
 from selfsup.eval.doctor import examine
+from selfsup.fields import flag_of
 from selfsup.nn.norm import has_batch_statistics
 from selfsup.objective import Objective, load_objective
 from selfsup.ops.spectrum import effective_rank
@@ -31,7 +32,7 @@ from selfsup.parse import training as parse_training
 from selfsup.planning import make_plan
 from selfsup.prepare import Store, prepare
 from selfsup.progress import Progress
-from selfsup.recipes import Recipe, flag_of
+from selfsup.recipes import Recipe
 from selfsup.runtime import Runtime
 from selfsup.settings import from_json, section, sections, to_json
 from selfsup.text_encoder import TextEncoder

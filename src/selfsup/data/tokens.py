@@ -63,8 +63,12 @@ def text_size(table: Dataset) -> int:
     return size
 
 
-def default_vocabulary(size: int) -> int:
-    """Ids of a byte-pair vocabulary for `size` bytes: about their square root, a power of two in [512, 32768]."""
+def default_vocabulary(size: int, captions: bool = False) -> int:
+    """Ids of a byte-pair vocabulary for `size` bytes: about their square root, a power of two in [512, 32768].
+
+    Four times as many for captions, which say in few words what other text takes many for (docs/decisions.md).
+    """
+    size *= 16 if captions else 1
     return int(min(max(1 << round(np.log2(max(size, 1)) / 2 + 0.5), 512), 32768))
 
 
@@ -223,7 +227,9 @@ def open_tokens(
         UserError: nothing readable, too little text, or the cache cannot be written.
     """
     least = 256 + len(SPECIAL)
-    if tokenizer in PAIRS and (vocabulary := vocabulary or default_vocabulary(text_size(part.table))) < least:
+    if tokenizer in PAIRS:
+        vocabulary = vocabulary or default_vocabulary(text_size(part.table), tokenizer == "caption")
+    if tokenizer in PAIRS and vocabulary is not None and vocabulary < least:
         raise UserError(f"--vocabulary {vocabulary} is too small: byte pairs need 256 bytes and 5 marks, {least}")
     split = how_to_split(part.table) if valid is None else "nothing"
     learned = _tokenizer_folder(part, valid, split, tokenizer, vocabulary, lines, rules or WordRules(), root, progress)

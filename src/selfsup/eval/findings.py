@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from selfsup.fields import flag_of
 from selfsup.objective import Limit
-from selfsup.recipes import Optimizer, Recipe, flag_of
+from selfsup.recipes import Optimizer, Recipe
 
 Lines = Sequence[Mapping[str, Any]]
 EARLY = 0.25  # share of the run before which a loss that has not moved means nothing

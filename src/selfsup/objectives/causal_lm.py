@@ -20,13 +20,15 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from selfsup.backbones import TextBackbone
 from selfsup.data.facts import TextFacts
 from selfsup.data.text import WindowReader
 from selfsup.data.token_store import TokenStore
+from selfsup.fields import STRICT, Count
 from selfsup.nn.head import token_losses
 from selfsup.objective import Batch, Draw, Losses, Need, Objective
 from selfsup.predictors.generator import Generator
-from selfsup.recipes import STRICT, Budget, Count, Optimizer, Recipe, TextBackbone, TextData
+from selfsup.recipes import Budget, Optimizer, Recipe, TextData
 from selfsup.text_encoder import TextEncoder
 
 GROWN = 0.5  # share of the steps after which windows are whole

@@ -26,6 +26,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from selfsup.backbones import TowerBackbone
 from selfsup.data.augment import Augment
 from selfsup.data.caption_reader import CaptionReader
 from selfsup.data.captions import CaptionStore
@@ -33,6 +34,7 @@ from selfsup.data.facts import CaptionFacts
 from selfsup.data.tokenizer import Template
 from selfsup.encoder import Encoder
 from selfsup.errors import UserError
+from selfsup.fields import STRICT, Count, Share
 from selfsup.image_encoder import ImageEncoder
 from selfsup.nn.chunks import in_chunks
 from selfsup.nn.norm import has_batch_statistics
@@ -42,7 +44,7 @@ from selfsup.objective import Batch, Draw, Limit, Losses, Need, Objective
 from selfsup.ops.gather import gather, processes
 from selfsup.ops.image_text import shared_info_nce, sigmoid_pairs, sigmoid_trivial, together
 from selfsup.predictors.pair import Pair
-from selfsup.recipes import STRICT, Budget, CaptionData, Count, Optimizer, Recipe, Share, TowerBackbone
+from selfsup.recipes import Budget, CaptionData, Optimizer, Recipe
 from selfsup.text_encoder import TextEncoder
 
 Side = Literal["image", "text"]
@@ -239,7 +241,9 @@ def recipe() -> Recipe:
         config=Config(),
         data=CaptionData(source="sample:glyphs"),
         backbone=TowerBackbone(),
-        optimizer=Optimizer(batch=256, rate=1e-3, decay=0.1, betas=(0.9, 0.98)),
+        optimizer=Optimizer(
+            batch=256, optimizer="muon", rate=2e-3, matrix_rate=0.02, momentum=0.95, decay=0.1, betas=(0.9, 0.98)
+        ),
         budget=Budget(minutes=3),
     )
 

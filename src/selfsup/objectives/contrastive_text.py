@@ -30,12 +30,14 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from selfsup.backbones import TextBackbone
 from selfsup.data.facts import TextFacts
 from selfsup.data.pair_reader import GroupReader, PairReader, ViewReader
 from selfsup.data.pair_store import PairStore
 from selfsup.data.token_store import TokenStore
 from selfsup.data.tokenizer import Template
 from selfsup.errors import UserError
+from selfsup.fields import STRICT, Count
 from selfsup.nn.ragged import marked, text_vectors
 from selfsup.objective import Batch, Draw, Limit, Losses, Need, Objective
 from selfsup.ops.contrastive import cosent, info_nce
@@ -44,7 +46,7 @@ from selfsup.ops.mining import Kind as Mined
 from selfsup.ops.mining import Rule, hard_negatives
 from selfsup.ops.pooling import Pool
 from selfsup.ops.precision import at_least_float32
-from selfsup.recipes import STRICT, Budget, Count, Optimizer, PairData, Recipe, TextBackbone
+from selfsup.recipes import Budget, Optimizer, PairData, Recipe
 from selfsup.text_encoder import TOKENS, TextEncoder
 from selfsup.text_reading import Reading
 

@@ -30,11 +30,13 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from selfsup.backbones import ImageBackbone
 from selfsup.data.augment import Augment
 from selfsup.data.facts import ImageFacts
 from selfsup.data.image import PictureReader
 from selfsup.data.pixels import PixelStore
 from selfsup.errors import UserError
+from selfsup.fields import STRICT, Count, Share
 from selfsup.image_encoder import ImageEncoder
 from selfsup.nn.attention import class_attention
 from selfsup.nn.heads import PrototypeHead
@@ -44,7 +46,7 @@ from selfsup.objective import Batch, Draw, Limit, Losses, Need, Objective
 from selfsup.ops.distillation import cross_entropy, entropy_share, nearness, sinkhorn, teacher_momentum
 from selfsup.ops.gather import gather, processes, sum_over_processes
 from selfsup.ops.patches import patchify, unpatchify
-from selfsup.recipes import STRICT, Budget, Count, ImageBackbone, ImageData, Optimizer, Recipe, Share
+from selfsup.recipes import Budget, ImageData, Optimizer, Recipe
 
 LARGE = 2
 

@@ -21,17 +21,19 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from selfsup.backbones import TextBackbone
 from selfsup.data.facts import TextFacts
 from selfsup.data.text import TextReader, WindowReader, windows_or_texts
 from selfsup.data.token_store import TokenStore
 from selfsup.data.tokenizer import Template
 from selfsup.errors import UserError
+from selfsup.fields import STRICT, Count
 from selfsup.nn.head import token_losses
 from selfsup.nn.masked_words import MaskedWords, Unit, require_mask
 from selfsup.nn.ragged import marked, passes
 from selfsup.objective import Batch, Draw, Losses, Need, Objective
 from selfsup.predictors.filler import Filler
-from selfsup.recipes import STRICT, Budget, Count, Optimizer, Recipe, TextBackbone, TextData
+from selfsup.recipes import Budget, Optimizer, Recipe, TextData
 from selfsup.text_encoder import TextEncoder
 
 

@@ -23,14 +23,16 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from selfsup.backbones import ImageBackbone
 from selfsup.data.augment import Augment
 from selfsup.data.facts import ImageFacts
 from selfsup.data.image import PictureReader
 from selfsup.data.pixels import PixelStore
+from selfsup.fields import STRICT, Share
 from selfsup.image_encoder import ImageEncoder
 from selfsup.objective import Batch, Draw, Limit, Losses, Need, Objective
 from selfsup.ops.precision import at_least_float32
-from selfsup.recipes import STRICT, Budget, ImageBackbone, ImageData, Optimizer, Recipe, Share
+from selfsup.recipes import Budget, ImageData, Optimizer, Recipe
 
 TURNS = 4
 

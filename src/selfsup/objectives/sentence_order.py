@@ -31,11 +31,13 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
+from selfsup.backbones import TextBackbone
 from selfsup.data.facts import TextFacts
 from selfsup.data.segments import SegmentReader
 from selfsup.data.token_store import TokenStore
 from selfsup.data.tokenizer import Template
 from selfsup.errors import UserError
+from selfsup.fields import STRICT, Count
 from selfsup.nn.head import head_on, token_losses
 from selfsup.nn.masked_words import MaskedWords, Unit, require_mask
 from selfsup.nn.ragged import marked, passes
@@ -43,7 +45,7 @@ from selfsup.objective import Batch, Draw, Losses, Need, Objective
 from selfsup.ops.language import ranking_loss
 from selfsup.predictors.filler import Filler
 from selfsup.predictors.ranker import Ranker
-from selfsup.recipes import STRICT, Budget, Count, Optimizer, Recipe, TextBackbone, TextData
+from selfsup.recipes import Budget, Optimizer, Recipe, TextData
 from selfsup.text_encoder import TextEncoder
 
 ARRANGEMENTS = {  # beside the author's, (first, second)

@@ -24,11 +24,13 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from selfsup.backbones import ImageBackbone
 from selfsup.data.augment import Augment
 from selfsup.data.facts import ImageFacts
 from selfsup.data.image import PictureReader
 from selfsup.data.pixels import PixelStore
 from selfsup.errors import UserError
+from selfsup.fields import STRICT, Count, Share
 from selfsup.image_encoder import ImageEncoder
 from selfsup.nn.chunks import in_chunks
 from selfsup.nn.heads import projection
@@ -37,7 +39,7 @@ from selfsup.objective import Batch, Draw, Limit, Losses, Need, Objective
 from selfsup.ops.contrastive import nt_xent
 from selfsup.ops.gather import gather, processes
 from selfsup.ops.precision import at_least_float32
-from selfsup.recipes import STRICT, Budget, Count, ImageBackbone, ImageData, Optimizer, Recipe, Share
+from selfsup.recipes import Budget, ImageData, Optimizer, Recipe
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

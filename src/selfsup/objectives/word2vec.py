@@ -29,14 +29,16 @@ import tyro
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from selfsup.backbones import WordBackbone
 from selfsup.data.facts import TextFacts
 from selfsup.data.text import WindowReader
 from selfsup.data.token_store import TokenStore
+from selfsup.fields import STRICT, Count, Share
 from selfsup.objective import Batch, ClosedForm, Draw, Losses, Need
 from selfsup.ops.compiled import over_rows, side_by_side
 from selfsup.ops.word_blocks import BLOCK, add_changes, learn
 from selfsup.ops.word_contexts import alias, draw_noise, keep_chances, show
-from selfsup.recipes import STRICT, Budget, Count, Pace, Recipe, Share, WordBackbone, WordData
+from selfsup.recipes import Budget, Pace, Recipe, WordData
 from selfsup.word_vectors import WordVectors
 
 POWER = 0.75  # of the counts, in proportion to which noise is drawn
