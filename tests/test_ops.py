@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import selfsup.ops.contrastive as contrastive
 from selfsup.ops.contrastive import nt_xent
+from selfsup.ops.image_text import partners, together
 from selfsup.ops.language import token_loss
 from selfsup.ops.pooling import masked_mean
 from selfsup.ops.topk import top_k
@@ -69,3 +70,10 @@ def test_token_loss_is_invariant_to_a_shift_and_bounded_below(seed: int, vocabul
     assert torch.allclose(nats, moved) and torch.equal(correct, same) and (nats >= 0).all()
     flat, _ = token_loss(torch.zeros(6, vocabulary), target)
     assert torch.allclose(flat, torch.full_like(flat, math.log(vocabulary)))
+
+
+@few
+@given(seeds, st.integers(1, 40), st.integers(1, 9))
+def test_partners_are_counted_as_the_matrix_has_them(seed: int, rows: int, different: int) -> None:
+    ids = torch.randint(-different, different, (rows, 2), generator=torch.Generator().manual_seed(seed)) << 40
+    assert torch.equal(partners(ids), together(ids, ids).sum(1))

@@ -42,7 +42,7 @@ from selfsup.nn.ragged import marked, text_vectors
 from selfsup.nn.vit import plain_transformer, visible_vectors
 from selfsup.objective import Batch, Draw, Limit, Losses, Need, Objective
 from selfsup.ops.gather import gather, processes
-from selfsup.ops.image_text import shared_info_nce, sigmoid_pairs, sigmoid_trivial, together
+from selfsup.ops.image_text import partners, shared_info_nce, sigmoid_pairs, sigmoid_trivial
 from selfsup.predictors.pair import Pair
 from selfsup.recipes import Budget, CaptionData, Optimizer, Recipe
 from selfsup.text_encoder import TextEncoder
@@ -179,9 +179,8 @@ class CLIP(Objective):
         else:
             loss, correct = sigmoid_pairs(x, every[:, 1], ids, others, scale, self.bias - math.log(count))
             accuracy = correct.float().mean()
-            trivial = sigmoid_trivial(count, together(ids, others).sum(1).double().mean()).to(loss)
-        shared = gather(batch["pair_id"])
-        copies = (together(batch["pair_id"], shared).sum(1) > 1).float().mean()
+            trivial = sigmoid_trivial(count, partners(others).double().mean()).to(loss)
+        copies = (partners(gather(batch["pair_id"])) > 1).float().mean()
         return {
             "loss": loss.mean(),
             "count": loss.new_tensor(len(draw)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -17,6 +18,21 @@ def together(own: Tensor, others: Tensor) -> Tensor:
         others: (N, 2) the same.
     """
     return (own[:, None] == others).any(2)
+
+
+def partners(ids: Tensor) -> Tensor:
+    """(N,) how many rows belong to each, itself among them; without the matrix that `together` makes.
+
+    Args:
+        ids: (N, 2) ids of picture and text of a row.
+    """
+
+    def alike(key: Tensor) -> tuple[Tensor, Tensor]:
+        _, place, count = torch.unique(key, return_inverse=True, return_counts=True)
+        return place, count[place]
+
+    (picture, seen), (text, told) = map(alike, ids.unbind(1))
+    return seen + told - alike(picture * len(ids) + text)[1]  # those with both equal are counted twice
 
 
 def _logits(anchors: Tensor, candidates: Tensor, scale: Tensor) -> Tensor:
