@@ -171,6 +171,14 @@ def _encode(rows: Rows, blocks: Blocks, runtime: Runtime, progress: Progress) ->
             progress.part("rows encoded", blocks.done(), total)
 
 
+def _help(rows: Rows, blocks: Blocks, runtime: Runtime, progress: Progress) -> None:
+    """What another process than the main one does."""
+    runtime.wait()
+    _encode(rows, blocks, runtime, progress)
+    blocks.wait_for_end()
+    runtime.end()
+
+
 def embed(
     place: str | os.PathLike,
     data: Data,
@@ -193,7 +201,7 @@ def embed(
         columns: meaning -> name of the user's column.
         quiet: no progress on the terminal.
         role: what texts are, for an encoder that puts something in front of queries or documents.
-        side: of a run of `clip`, which of its towers; that of pictures where the data has any, if None.
+        side: of a run of `clip`, which tower; see `encoder_for`.
 
     Returns:
         The file; None in a process that only helped.
@@ -216,11 +224,7 @@ def embed(
     key = {"encoder": content_of(encoder), "data": fingerprint(identities), "role": role, "block": BLOCK}
     blocks = Blocks(file.with_name(file.name + ".part"), rows.spans, key)
     if not runtime.main:
-        runtime.wait()
-        _encode(rows, blocks, runtime, progress)
-        blocks.wait_for_end()
-        runtime.end()
-        return None
+        return _help(rows, blocks, runtime, progress)
     with blocks.held():
         runtime.wait()
         _encode(rows, blocks, runtime, progress)

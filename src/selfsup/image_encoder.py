@@ -191,10 +191,9 @@ class ImageEncoder(Encoder):
 
     def inputs(self, squares: Tensor) -> Tensor:
         """(B, C, S, S) normalized, from (B, R, R, C) uint8: the whole picture, antialiased, on the network's device."""
-        mean, sd = (
-            torch.tensor(values, device=self.device)[:, None, None] for values in (self.about.mean, self.about.sd)
-        )
-        return (resize(squares.to(self.device), self.about.size) - mean) / sd
+        about, device = self.about, self.device
+        mean, sd = (torch.tensor(values, device=device)[:, None, None] for values in (about.mean, about.sd))
+        return (resize(squares.to(device), about.size) - mean) / sd
 
     def _batches(self, samples: Sequence | PixelStore, batch: int) -> Iterator[Tensor]:
         for start in range(0, len(samples), batch):
@@ -284,20 +283,18 @@ class ImageEncoder(Encoder):
     @classmethod
     def load(cls, folder: Path) -> ImageEncoder:
         """The inverse of `save`."""
-        record = json.loads((folder / ABOUT).read_text())
-        record.pop("encoder")
-        return cls.of_record(record, load_file(folder / "model.safetensors"))
+        return cls.of_record(json.loads((folder / ABOUT).read_text()), load_file(folder / "model.safetensors"))
 
     @classmethod
     def of_record(cls, record: dict[str, Any], state: dict[str, Tensor]) -> ImageEncoder:
         """From its `ImageAbout` as JSON has it, and its weights."""
-        arguments: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in record["arguments"].items()
-        }
-        about = ImageAbout(
-            **{**record, "arguments": arguments, "mean": tuple(record["mean"]), "sd": tuple(record["sd"])}
-        )
-        module = timm.create_model(about.network, **arguments)
+
+        def frozen(given: dict[str, Any]) -> dict[str, Any]:
+            return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+
+        fields = {name: value for name, value in frozen(record).items() if name != "encoder"}
+        about = ImageAbout(**{**fields, "arguments": frozen(record["arguments"])})
+        module = timm.create_model(about.network, **about.arguments)
         if about.stem:
             keep_resolution(module)
         module.load_state_dict(state)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as json_format
 import logging
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,6 +13,12 @@ import tyro
 
 from selfsup.errors import UserError
 from selfsup.verbs import Positional, Switch, _typed
+
+
+def _refuse(said: str, flags: Mapping[str, object]) -> None:
+    """Raise `UserError` with the flags of these that were given, if any were."""
+    if given := [flag for flag, value in flags.items() if value is not None]:
+        raise UserError(said.format(", ".join(given)))
 
 
 def classify(  # noqa: PLR0913 - flags of one verb
@@ -44,24 +51,18 @@ def classify(  # noqa: PLR0913 - flags of one verb
         draws: how often to ask, with other examples; 5 if not given.
         seed: of the choice of examples; 0 if not given.
     """
+    asking = {"--prompt": prompt, "--draws": draws, "--seed": seed}
     if labels:
-        given = (("--like", like), ("--shots", shots), ("--prompt", prompt), ("--draws", draws), ("--seed", seed))
-        if beside := [flag for flag, value in given if value is not None]:
-            raise UserError(f"--labels names the classes of a run of clip: drop {', '.join(beside)}")
+        _refuse("--labels names the classes of a run of clip: drop {}", {"--like": like, "--shots": shots, **asking})
         from selfsup.naming import name_classes
 
         print(name_classes(run, data, labels, out, templates, columns, sheet))
         return 0
-    if beside := [flag for flag, value in (("--templates", templates), ("--sheet", sheet)) if value is not None]:
-        raise UserError(f"{', '.join(beside)} without --labels: add --labels NAME NAME, the names of the classes")
+    _refuse("{} without --labels: add --labels NAME NAME, of the classes", {"--templates": templates, "--sheet": sheet})
     if like is None:
         raise UserError("give labelled examples with --like, or for a run of clip the names of classes with --labels")
     if shots is None:
-        given = [
-            flag for flag, value in (("--prompt", prompt), ("--draws", draws), ("--seed", seed)) if value is not None
-        ]
-        if given:
-            raise UserError(f"{', '.join(given)} without --shots: add --shots N, the examples in a prompt, 0 for none")
+        _refuse("{} without --shots: add --shots N, the examples in a prompt, 0 for none", asking)
         from selfsup.classify import classify as write_classes
 
         print(write_classes(run, data, like, out, columns))
