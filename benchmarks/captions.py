@@ -2,8 +2,8 @@
 
     python benchmarks/captions.py NAME [--data DIR] [--out runs/captions] [--seeds 0 1 2] [--keep FILE]
 
-NAME: `emoji` (the loss of CLIP and of SigLIP), `copies` (pictures and captions that are the same, as negatives, as
-positives, and left out of the data), `starts` (towers that begin with what a run without captions learned; `simclr` and
+NAME: `emoji`, `losses` (pictures and captions that are the same as negatives, as positives, and left out of the data;
+and SigLIP), `starts` (towers that begin with what a run without captions learned; `simclr` and
 `masked_lm` are trained first, on the same training data, and their time is not counted), or `letters` (sample:glyphs,
 needs no data). DIR has train/ and test/, each with a metadata.jsonl of file_name, text (a name) and texts (the name
 and tags), as `emoji` has them. Each run is the printed command; a run that is complete is not done again, nor one whose
@@ -47,17 +47,18 @@ FIRST = {  # runs that others start from
     "masked_lm": "train masked_lm --data {texts} --tokenizer bpe --context 32 --minutes {minutes} --size nano",
 }
 JOBS = {  # kinds of runs by table, with the minutes of each
-    "emoji": (20, {"softmax": TRAIN, "sigmoid": f"{TRAIN} --loss sigmoid"}),
-    "copies": (
-        5,
+    "emoji": (20, {"softmax": TRAIN}),
+    "losses": (
+        3,
         {
             "negatives": f"{TRAIN} --duplicates negatives",
             "positives": TRAIN,
+            "sigmoid": f"{TRAIN} --loss sigmoid",
             "left out": TRAIN.replace("{data}", "{distinct}"),
         },
     ),
     "starts": (
-        5,
+        3,
         {
             "fresh": TRAIN,
             "pictures from simclr": f"{TRAIN} --image-init {{simclr}}",

@@ -196,8 +196,7 @@ class ImageEncoder(Encoder):
         return (resize(squares.to(device), about.size) - mean) / sd
 
     def _batches(self, samples: Sequence | PixelStore, batch: int) -> Iterator[Tensor]:
-        for start in range(0, len(samples), batch):
-            yield self.inputs(self._squares(samples, start, start + batch))
+        return (self.inputs(self._squares(samples, at, at + batch)) for at in range(0, len(samples), batch))
 
     def encode(self, samples: Sequence | PixelStore, batch: int | None = None) -> Tensor:
         """(N, D) float32 on the CPU."""
@@ -292,8 +291,8 @@ class ImageEncoder(Encoder):
         def frozen(given: dict[str, Any]) -> dict[str, Any]:
             return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
 
-        fields = {name: value for name, value in frozen(record).items() if name != "encoder"}
-        about = ImageAbout(**{**fields, "arguments": frozen(record["arguments"])})
+        fields = {**frozen(record), "arguments": frozen(record["arguments"])}
+        about = ImageAbout(**{name: value for name, value in fields.items() if name != "encoder"})
         module = timm.create_model(about.network, **about.arguments)
         if about.stem:
             keep_resolution(module)
