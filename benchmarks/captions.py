@@ -69,6 +69,14 @@ JOBS = {  # kinds of runs by table, with the minutes of each
 }
 
 
+def trained(words: str, folder: Path) -> None:
+    """Train a run, or go on with it where it was stopped."""
+    if not (folder / "run.json").exists():
+        shell(f"{words} --out {folder}")
+    elif "samples" not in Run(folder).record:  # which is written at the end
+        shell(f"resume {folder}")
+
+
 def shell(words: str) -> None:
     """Run a command of selfsup; its lines go to standard error."""
     say(f"selfsup {words}")
@@ -79,6 +87,8 @@ def distinct(data: Path, out: Path) -> Path:
     """The same data with each picture once, and without captions that another picture has too."""
     if out.exists():
         return out
+    whole, out = out, out.with_name(out.name + ".new")
+    shutil.rmtree(out, ignore_errors=True)
     for part in ("train", "test"):
         rows = [json.loads(line) for line in (data / part / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
         (out / part).mkdir(parents=True)
@@ -96,7 +106,8 @@ def distinct(data: Path, out: Path) -> Path:
             shutil.copy(data / part / row["file_name"], out / part)
         lines = "".join(json.dumps(row) + "\n" for row in (kept if part == "train" else rows))
         (out / part / "metadata.jsonl").write_text(lines, encoding="utf-8")
-    return out
+    out.rename(whole)
+    return whole
 
 
 def texts_of(data: Path, out: Path) -> Path:
@@ -186,13 +197,11 @@ def measured(name: str, kind: str, seed: int, given: argparse.Namespace) -> dict
     for first, words in FIRST.items():
         if f"{{{first}}}" in kinds[kind]:
             places[first] = given.out / f"{first}-{seed}"
-            if not (places[first] / "model").exists():
-                texts = texts_of(Path(given.data), given.out / "texts.txt")
-                shell(f"{words.format(data=given.data, texts=texts, minutes=3)} --seed {seed} --out {places[first]}")
+            texts = texts_of(Path(given.data), given.out / "texts.txt")
+            trained(f"{words.format(data=given.data, texts=texts, minutes=3)} --seed {seed}", places[first])
     folder = out / f"{kind.replace(' ', '-')}-{seed}"
     words = f"{kinds[kind].format(**places)} --seed {seed}"
-    if not (folder / "run.json").exists():
-        shell(f"{words} --out {folder}")
+    trained(words, folder)
     run = Run(folder)
     scores = letter_scores(run) if name == "letters" else emoji_scores(run, given.data)
     command, versions = words.replace(given.data or "-", "DIR"), {"torch": torch.__version__}

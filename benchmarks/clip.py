@@ -71,7 +71,9 @@ def letters(folder: Path) -> Path:
 
 def begun(folder: Path, batch: int, steps: int, settings: dict[str, Any]) -> tuple[Training, Prepared]:
     """A run of selfsup about to begin."""
-    recipe = selfsup.recipe("clip", data=str(folder), batch=batch, steps=steps, **settings)
+    # The optimizer of the papers and of open_clip: it is not what is compared.
+    alike = {"optimizer": "adamw", "rate": 1e-3}
+    recipe = selfsup.recipe("clip", data=str(folder), batch=batch, steps=steps, **alike, **settings)
     runtime = Runtime(recipe.precision)
     prepared = prepare(recipe.data, None, runtime.device.type == "cuda", Progress(False))
     assert isinstance(prepared.train, CaptionStore)

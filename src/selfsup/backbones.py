@@ -106,6 +106,8 @@ class TowerBackbone:
         one_of(self, ("patch", "image_init"))
         for field in ("layers", "heads", "width"):
             one_of(self, (field, "text_init"))
+        if self.size and self.image_init and self.text_init:
+            raise ValueError(f"--size {self.size}: both towers bring their own networks; drop --size")
 
     @property
     def image(self) -> ImageBackbone:

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from selfsup.data.facts import ImageFacts
+from selfsup.data.facts import of_pictures
 from selfsup.data.pixels import probe_sizes
 from selfsup.data.source import GIVEN, Data, open_source
-from selfsup.embedding import encode_source, fresh_file
+from selfsup.embedding import Encoded, encode_source, fresh_file
 from selfsup.encoder import Encoder, load_encoder
 from selfsup.errors import UserError
 from selfsup.eval.features import Features
@@ -33,8 +34,9 @@ def _examples(encoder: Encoder, run: Run | None, like: Data, columns: tuple[str,
     resolution = 0
     if isinstance(encoder, ImageEncoder):
         settings: ImageData | TextData = ImageData(source=name, columns=columns)
-        if run is not None and isinstance(run.facts, ImageFacts):
-            resolution = run.facts.resolution
+        known = None if run is None else of_pictures(run.facts)
+        if known is not None:
+            resolution = known.resolution
         else:
             source = open_source(like, columns_of(columns))
             source.require("image")
@@ -71,6 +73,25 @@ def csv_file(out: str | os.PathLike) -> Path:
         raise UserError(f"--out {file}: allowed is a file that ends in .csv")
     check_writable(file)
     return file
+
+
+def write_best(
+    file: Path, found: Encoded, logits: Tensor, names: Sequence[str]
+) -> tuple[list[str | None], list[float]]:
+    """Write the likeliest class of each row; the classes, None for a row that could not be encoded, and probabilities.
+
+    Args:
+        file: to write.
+        found: names and parts of N rows.
+        logits: (N, K).
+        names: of K classes.
+    """
+    chances, numbers = logits.softmax(1).max(1)
+    good = torch.isfinite(chances).tolist()
+    classes: list[str | None] = [str(names[number]) for number in numbers.tolist()]
+    classes = [one if fine else None for one, fine in zip(classes, good, strict=True)]
+    write_classes(file, found.names, found.parts, classes, chances.tolist())
+    return classes, chances.tolist()
 
 
 def write_classes(
@@ -123,8 +144,5 @@ def classify(
     tuned = load_classifier(run, labelled) if run is not None else None
     encoder, probe = tuned or (encoder, _probe(encoder, run, labelled))
     found = encode_source(encoder.to(fastest_device()), data, own, progress)
-    chances, numbers = probe.logits(found.vectors).softmax(1).max(1)
-    good = torch.isfinite(chances).tolist()
-    labels = [labelled.classes[number] if fine else None for number, fine in zip(numbers.tolist(), good, strict=True)]
-    write_classes(file, found.names, found.parts, labels, chances.tolist())
+    write_best(file, found, probe.logits(found.vectors), labelled.classes)
     return file

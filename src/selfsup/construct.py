@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import torch
 from transformers import AutoTokenizer
@@ -69,9 +70,9 @@ def shape_of(backbone: TextBackbone) -> Shape:
 
 
 def started_encoder(
-    name: str, need: Need, place: str, facts: Facts, dropout: float, tokenizer: Path | None = None
+    name: str, need: Need, place: str, facts: Facts, dropout: float, tokenizer: Path | None = None, flag: str = "--init"
 ) -> Encoder:
-    """The encoder that `--init` names.
+    """The encoder that `--init`, or another flag, names.
 
     Raises:
         UserError: it is of another family, or made for other data.
@@ -80,26 +81,26 @@ def started_encoder(
     if need.family == "words":
         vectors = load_encoder(place, name if (path / "run.json").exists() else None)
         if not isinstance(vectors, WordVectors):
-            raise UserError(f"--init {place}: a {vectors.kind} network has no word vectors; give a run of word2vec")
+            raise UserError(f"{flag} {place}: a {vectors.kind} network has no word vectors; give a run of word2vec")
         return vectors if tokenizer is None else vectors.with_counts(tokenizer)
     if need.family != "image":
         family = None if need.family in ("text", "caption") else need.family
         head = HEADS[family][1] if family else name
         folder = path / "model" / head if (path / "run.json").exists() else path
         if not path.exists() and not place.startswith("hf:"):  # a mistyped path must not go to the network
-            raise UserError(f"--init {place}: no such run or folder; for pretrained weights type hf:ID")
+            raise UserError(f"{flag} {place}: no such run or folder; for pretrained weights type hf:ID")
         if path.exists() and not folder.exists():
-            raise UserError(f"--init {place}: a run whose model has no {head!r} cannot start this objective")
+            raise UserError(f"{flag} {place}: a run whose model has no {head!r} cannot start this objective")
         return TextEncoder.from_hub(str(folder) if path.exists() else place, family, need.context, dropout)
     encoder = load_encoder(place, name if (path / "run.json").exists() else None)
     if not isinstance(encoder, ImageEncoder) or not isinstance(facts, ImageFacts):
-        raise UserError(f"--init {place}: a {encoder.kind} encoder cannot start one for {need.family}")
+        raise UserError(f"{flag} {place}: a {encoder.kind} encoder cannot start one for {need.family}")
     if len(encoder.about.mean) != facts.channels:
-        raise UserError(f"--init {place} sees {len(encoder.about.mean)} channels, these pictures have {facts.channels}")
+        raise UserError(f"{flag} {place} sees {len(encoder.about.mean)} channels, these pictures have {facts.channels}")
     try:
         return encoder.adapted(facts.size, facts.mean, facts.sd, need.sizes)
     except UserError as error:
-        raise UserError(f"--init {place}: {error}") from error
+        raise UserError(f"{flag} {place}: {error}") from error
 
 
 def construct(recipe: Recipe, facts: Facts, tokenizer: Path | None, start: Path | None) -> Objective:
@@ -122,22 +123,48 @@ def construct(recipe: Recipe, facts: Facts, tokenizer: Path | None, start: Path 
                 dropout = backbone.dropout if isinstance(backbone, TextBackbone) else 0.0
                 kept = HEADS[need.family][1] if need.family in ("decoder", "encoder") else name
                 place = str(start / kept) if start else backbone.init
-                encoders[name] = started_encoder(name, need, place, known, dropout, tokenizer)
+                flag = f"--{name}-init" if backbone is not recipe.backbone else "--init"
+                encoders[name] = started_encoder(name, need, place, known, dropout, tokenizer, flag)
             else:
                 encoders[name] = fresh_encoder(need, backbone, known, tokenizer)
         if recipe.backbone.init:  # however many numbers loading took
             torch.manual_seed(recipe.seed)
         objective = module.build(recipe.config, facts, encoders)
         if recipe.backbone.init:
-            begin_heads(objective, start or Path(recipe.backbone.init) / "model")
+            begin_heads(objective, recipe, start)
         return objective
 
 
-def begin_heads(objective: Objective, folder: Path) -> None:
-    """Give an objective the heads that a run saved beside its encoders, such as that which judges order."""
+def begin_heads(objective: Objective, recipe: Recipe, start: Path | None) -> None:
+    """Give an objective the heads that a run saved beside its encoders, such as that which judges order.
+
+    Args:
+        objective: to begin.
+        recipe: names the run.
+        start: where this run keeps all of them, once it has begun.
+    """
     came = {head for _, head in HEADS.values()}  # with the encoder
     for predictor in objective.predictors():
-        if isinstance(predictor, Pair) and (folder / predictor.kind).exists():
-            predictor.start_from(folder / predictor.kind)
-        if isinstance(predictor, TextPredictor) and predictor.kind not in came and (folder / predictor.kind).exists():
-            predictor.start_from(folder / predictor.kind)
+        if isinstance(predictor, Pair):
+            begin_pair(predictor, recipe, start)
+        folder = (start or Path(str(recipe.backbone.init)) / "model") / predictor.kind
+        if isinstance(predictor, TextPredictor) and predictor.kind not in came and folder.exists():
+            predictor.start_from(folder)
+
+
+def begin_pair(pair: Pair, recipe: Recipe, start: Path | None) -> None:
+    """Give each tower the projection that it had in a pair, and two of one pair their temperature."""
+    backbone = recipe.backbone
+    assert isinstance(backbone, TowerBackbone)
+    if start:
+        return pair.start_from(start / pair.kind)
+    folders: dict[Path, list[Literal["image", "text"]]] = {}
+    sides: tuple[Literal["image", "text"], ...] = ("image", "text")
+    for place, side in zip((backbone.image_init, backbone.text_init), sides, strict=True):
+        if place and (Path(place) / "model" / pair.kind).exists():
+            folders.setdefault(Path(place).resolve() / "model" / pair.kind, []).append(side)
+    for folder, theirs in folders.items():
+        pair.start_from(folder, theirs)
+    if vars(recipe.config).get("temperature") is not None:
+        pair.set_temperature(recipe.config.temperature)
+    return None

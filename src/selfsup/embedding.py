@@ -215,7 +215,7 @@ def embed(
         raise UserError(f"--out {file}: allowed endings are {', '.join(EMBEDDINGS)}")
     check_writable(file)
     source = open_source(data, columns)
-    encoder = encoder_for(place, source, side)
+    encoder, _, source = encoder_for(place, source, side)
     _check_role(role, encoder, place)
     runtime = Runtime("float32")
     progress = Progress(not quiet and runtime.main)

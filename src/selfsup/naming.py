@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from selfsup.classify import columns_there, csv_file, write_classes
+from selfsup.classify import columns_there, csv_file, write_best
 from selfsup.data.decode import BROKEN, cell_bytes
 from selfsup.data.source import Data, Source, open_source
 from selfsup.embedding import encode_source
 from selfsup.errors import UserError
-from selfsup.eval.zero_shot import class_vectors, read_templates
+from selfsup.eval.zero_shot import class_vectors, read_templates, spoken
 from selfsup.pictures import Picture, sheet
 from selfsup.predict import load_predictor
 from selfsup.predictors.pair import Pair
@@ -67,13 +66,10 @@ def name_classes(
     source = open_source(data, own)
     source.require("image")
     found = encode_source(sides["image"], data, own, Progress(not quiet))
-    cosines = found.vectors @ class_vectors(sides["text"], names, filled).T  # (N, K)
-    chances, numbers = (cosines * pair.scale).softmax(1).max(1)
-    good = torch.isfinite(chances).tolist()
-    classes = [names[number] if fine else None for number, fine in zip(numbers.tolist(), good, strict=True)]
-    write_classes(file, found.names, found.parts, classes, chances.tolist())
+    cosines = found.vectors @ class_vectors(sides["text"], list(map(spoken, names)), filled).T  # (N, K)
+    classes, chances = write_best(file, found, pair.scale * cosines, names)
     if page is not None:
-        _draw(page, source, classes, chances.tolist())
+        _draw(page, source, classes, chances)
     return file
 
 

@@ -101,7 +101,7 @@ def prepare_captions(source: Source, data: CaptionData, gpu: bool, progress: Pro
     rows = readable(pictures)
     own = next((source.parts[name] for name in ("valid", "test") if name in source.parts), None)
     if own:
-        others = captioned(own, source.name)
+        others = captioned(own, f"{source.name}, its held-out part")
         other_pictures = open_part(others.part, pictures.resolution, data, progress, pictures.channels)
         held_out = readable(other_pictures)
     else:
@@ -120,9 +120,9 @@ def prepare_captions(source: Source, data: CaptionData, gpu: bool, progress: Pro
     train, held = (
         in_tokens(*side, token, text) for side, token, text in zip(sides, tokens, (texts[0], valid), strict=True)
     )
-    facts = CaptionFacts(
-        image=picture_facts(train.pictures, size), text=text_facts(train.tokens, len(train.numbers), data.tokenizer)
-    )
+    text = text_facts(train.tokens, len(train.numbers), data.tokenizer)
+    content = fingerprint([text.content, train.first.tolist(), train.numbers.tolist()])  # which caption is whose
+    facts = CaptionFacts(image=picture_facts(train.pictures, size), text=replace(text, content=content))
     return Prepared(train, held if len(held_out) else None, facts)
 
 

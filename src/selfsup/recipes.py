@@ -86,8 +86,8 @@ class CaptionData(ImageData):
     columns: tuple[str, ...] = ()
     """Columns of yours by meaning, such as image=photo text=caption; `texts` holds a list of captions a picture."""
     tokenizer: str = "caption"
-    """`caption`, byte pairs of words in lower case, made from the data; `bpe`, `byte` or `char`; or a folder, run or
-    hub id that has one."""
+    """`caption`, byte pairs of words in lower case, made from the data; `bpe` or `byte`; or a folder, run or hub id
+    that has one."""
     vocabulary: Count | None = None
     """Number of ids of a tokenizer of byte pairs; about four times the square root of the bytes of text when not
     given."""

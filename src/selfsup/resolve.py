@@ -50,7 +50,20 @@ def located(recipe: Recipe, data: Data | None) -> Recipe:
                 raise UserError(f"--tokenizer {given.tokenizer}: {flag} {own} brings its own; drop --tokenizer")
             given = replace(given, tokenizer=own)
         _check_tokenizer(given)
+    if isinstance(backbone, TowerBackbone):
+        _check_towers(recipe, backbone)
     return replace(recipe, data=given)
+
+
+def _check_towers(recipe: Recipe, backbone: TowerBackbone) -> None:
+    """Refuse what no tower could learn from."""
+    for side in vars(recipe.config).get("lock", ()):
+        if not (backbone.image_init if side == "image" else backbone.text_init):
+            raise UserError(
+                f"--lock {side}: a fresh tower would never learn; start it with --{side}-init, or drop --lock"
+            )
+    if vars(recipe.data).get("tokenizer") == "char" and not backbone.text_init:
+        raise UserError("--tokenizer char ends a caption at a character that it does not know; take caption or byte")
 
 
 def _check_tokenizer(data: TextData | CaptionData) -> None:
@@ -75,7 +88,8 @@ def resolve(recipe: Recipe, prepared: Prepared, device: torch.device, precision:
     """The recipe with everything decided that was left open; `describe` says what was."""
     facts, backbone, data = prepared.facts, recipe.backbone, recipe.data
     named = isinstance(backbone, ImageBackbone) and backbone.network
-    given = named or (bool(backbone.init) and not isinstance(backbone, TowerBackbone))
+    towers = isinstance(backbone, TowerBackbone)
+    given = named or (bool(backbone.image_init and backbone.text_init) if towers else bool(backbone.init))
     if not isinstance(backbone, WordBackbone) and not given and backbone.size is None:
         needs = load_objective(recipe.objective).backbones(recipe.config, facts).values()
         transformer = any(need.transformer for need in needs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -159,7 +158,7 @@ def query(  # noqa: PLR0913 - flags of one verb
         encoder: where the encoder of the index is, if not where it was when the index was built.
         json: print one JSON object a line.
     """
-    from selfsup.search.query import counting, search
+    from selfsup.search.query import by_picture, counting, search
     from selfsup.search.query import passages as best_passages
 
     opened = _opened(index, encoder, out)
@@ -167,7 +166,7 @@ def query(  # noqa: PLR0913 - flags of one verb
         hits = best_passages(opened, asked, k, method, counting(opened, k, where))
     else:
         hits = search(opened, asked, k, method, where)
-    return _shown(hits, json, out, asked, Path(asked) if os.path.isfile(asked) else None)
+    return _shown(hits, json, out, asked, Path(asked) if by_picture(opened, asked) else None)
 
 
 def ask(  # noqa: PLR0913 - flags of one verb

@@ -15,9 +15,11 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoTokenizer,
+    CLIPTextModel,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    SiglipTextModel,
 )
 from transformers.utils.logging import disable_progress_bar
 
@@ -47,6 +49,7 @@ DROPOUTS = (
     "cls_dropout",
     "pooler_dropout",
 )
+HALVES: dict[str, Any] = {"clip": CLIPTextModel, "siglip": SiglipTextModel}  # of two towers the one for texts
 FAR = 2048  # tokens that are read of a text where neither the network nor its tokenizer sets a limit
 WINDOW = 8192  # texts that are sorted by length at once
 TOKENS = (1 << 11, 1 << 16)  # that pass the network at once, on a CPU, where more do not fit its caches, and elsewhere
@@ -85,6 +88,7 @@ class TextEncoder(Encoder):
         tokenizer: of the network.
         context: tokens that are read; the rest of a longer text is cut off.
         reading: how its last hidden states become a vector.
+        pooler: whether a pooler that it may have was learned: transformers fills in one that is missing by chance.
     """
 
     kind = "text"
@@ -93,7 +97,7 @@ class TextEncoder(Encoder):
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, context: int, reading: Reading | None = None
     ) -> None:
         self.model, self.tokenizer, self.context = model, tokenizer, context
-        self.reading = reading or Reading()
+        self.reading, self.pooler = reading or Reading(), True
 
     @property
     def width(self) -> int:
@@ -104,7 +108,9 @@ class TextEncoder(Encoder):
         """The same network without the head it was pretrained with."""
         body = self.module
         assert isinstance(body, PreTrainedModel)
-        return TextEncoder(body, self.tokenizer, self.context, self.reading)
+        found = TextEncoder(body, self.tokenizer, self.context, self.reading)
+        found.pooler = self.pooler
+        return found
 
     @property
     def module(self) -> nn.Module:  # type: ignore[override]
@@ -152,8 +158,8 @@ class TextEncoder(Encoder):
             for name_of_gelu in ("activation_function", "hidden_act"):
                 if given.get(name_of_gelu) == "gelu_new":
                     changed[name_of_gelu] = FUSED_GELU
-            auto = AutoModel if family is None else HEADS[family][0]
-            model = auto.from_pretrained(place, dtype=torch.float32, **changed)
+            auto: Any = HEADS[family][0] if family else HALVES.get(config.model_type, AutoModel)
+            model, about_loading = auto.from_pretrained(place, dtype=torch.float32, output_loading_info=True, **changed)
             tokenizer = AutoTokenizer.from_pretrained(place)
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())[:140]
@@ -168,7 +174,9 @@ class TextEncoder(Encoder):
             raise UserError(f"--context {context} is more than {name} can read; the most is {longest}")
         about = Path(place) / ABOUT
         reading = reading_of(json.loads(about.read_text())) if about.exists() else None
-        return cls(model, tokenizer, context or longest or FAR, reading)
+        found = cls(model, tokenizer, context or longest or FAR, reading)
+        found.pooler = not any("pooler" in key for key in about_loading["missing_keys"])
+        return found
 
     def room(self, role: Role | None = None) -> int:
         """Tokens that are read of a text itself, beside the tokenizer's marks and what is put in front of a role."""

@@ -60,7 +60,7 @@ def naming_relief(objective: Objective | None) -> Iterator[None]:
         elif not objective.couples_rows:
             relief = "--micro 2 or a smaller --batch"
         else:
-            text = any(isinstance(encoder, TextEncoder) for encoder in objective.encoders().values())
+            text = all(isinstance(encoder, TextEncoder) for encoder in objective.encoders().values())
             relief = f"--chunk {4096 if text else 64} or a smaller --batch"  # tokens, or pictures
         raise UserError(
             f"out of memory; start again with {relief}, and another --out if this one holds a run"
@@ -102,7 +102,8 @@ class Ready:
                 held_out = module.reader(recipe.config, prepared.held_out)
             except UserError as error:
                 log.warning("the held-out part is too small to be watched: %s", error)
-        held_out = held_out if held_out is not None and len(held_out) >= runtime.world else None
+        least = runtime.world * (2 if objective.couples_rows else 1)  # a lone row has nothing to be told from
+        held_out = held_out if held_out is not None and len(held_out) >= least else None
         store = prepared.held_out if held_out is not None and prepared.held_out is not None else prepared.train
         labelled = labels_to_watch(recipe, prepared, data, progress)
         checks = Checks(objective, recipe, runtime, held_out, store, labelled, progress)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 
-from selfsup.data.part import Part, cell_name
+from selfsup.data.part import Part, cell_name, cell_paths
 from selfsup.data.pixels import PixelStore
 from selfsup.data.store import fingerprint
 from selfsup.data.token_store import TokenStore
@@ -68,14 +68,20 @@ class CaptionStore:
         return [[texts[number] for number in self.numbers[start:stop]] for start, stop in bounds]
 
 
-def _listed(cell: object) -> list[str]:
-    """The captions in a cell: a text, a list of texts, or, as a CSV has it, a list in JSON."""
+def captions_in(cell: object) -> list[str]:
+    """The captions in a cell: a text, a list of texts, or, as a CSV has it, a list in JSON.
+
+    Raises:
+        TypeError: it holds something else.
+    """
     if isinstance(cell, str) and cell.lstrip().startswith("["):
         with suppress(ValueError):
             cell = json.loads(cell)
     cells = cell if isinstance(cell, list) else [cell]
-    texts = (str(text).strip() for text in cells if text is not None)
-    return [text for text in dict.fromkeys(texts) if text]
+    texts = [text for text in cells if text is not None]
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError
+    return [text for text in dict.fromkeys(str(text).strip() for text in texts) if text]
 
 
 def caption_column(table: Dataset) -> str | None:
@@ -97,12 +103,20 @@ def captioned(part: Part, name: str) -> Captioned:
         raise UserError(
             f"{name}: no column 'text' or 'texts' with captions, only: {have}; name one with --columns text=NAME"
         )
+    if column == "texts" and "text" in part.table.column_names:
+        log.info("%s: captions are read from the column 'texts', not from 'text'", name)
     rows: dict[object, int] = {}  # of each file
     captions: dict[int, list[str]] = {}
-    paths = part.table.select_columns("image").with_format("arrow")[:].column("image").combine_chunks().field("path")
-    for row, (path, cell) in enumerate(zip(paths.to_pylist(), part.table[column], strict=True)):
-        first = row if path is None else rows.setdefault(path, row)
-        captions.setdefault(first, []).extend(_listed(cell))
+    for row, ((path, embedded), cell) in enumerate(zip(cell_paths(part.table), part.table[column], strict=True)):
+        # A picture that stands in its cell may have the same name as one from another folder.
+        first = row if path is None or embedded else rows.setdefault(path, row)
+        try:
+            captions.setdefault(first, []).extend(captions_in(cell))
+        except TypeError:
+            hint = f"strings or lists of strings are; name another column with --columns {column}=NAME"
+            raise UserError(
+                f"{name}, row {row}: the column {column!r} holds {str(cell)[:40]!r}, no caption; {hint}"
+            ) from None
     bare = [row for row, texts in captions.items() if not texts]
     found = {row: list(dict.fromkeys(texts)) for row, texts in captions.items() if texts}
     if not found:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from selfsup.errors import UserError, nearest
 
 COLUMNS = ("image", "text", "texts", "query", "positive", "negative", "score", "label")
 STRINGS = frozenset({"string", "large_string"})
+READ = 256  # rows
 BINARIES = frozenset({"binary", "large_binary"})
 
 
@@ -56,6 +57,13 @@ def cell_names(table: Dataset, start: int, stop: int) -> list[str]:
                 if isinstance(cell, Mapping) and cell["path"]:
                     found[place] = str(cell["path"])
     return found
+
+
+def cell_paths(table: Dataset) -> Iterator[tuple[str | None, bool]]:
+    """The file of each `image` cell, and whether its bytes stand in the cell; a few rows at a time."""
+    for some in table.select_columns("image").with_format("arrow").iter(READ):
+        column = some.column("image").combine_chunks()
+        yield from zip(column.field("path").to_pylist(), column.field("bytes").is_valid().to_pylist(), strict=True)
 
 
 def label_column(table: Dataset) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -135,7 +143,7 @@ def _texts(table: Dataset, name: str) -> Dataset:
     if isinstance(feature, dict) and feature.keys() >= {"bytes", "path"}:
         return table
     if not kind:
-        mend = "name another with --columns text=NAME"
+        mend = "name another with --columns text=NAME, or lists of captions with texts=NAME"
         raise UserError(f"{name}: the column 'text' holds no strings but {feature}; {mend}")
     if kind in STRINGS:
         return table

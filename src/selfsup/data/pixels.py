@@ -13,7 +13,7 @@ import numpy as np
 from datasets import Dataset
 
 from selfsup.data.decode import BROKEN, cell_bytes, open_picture, size_of, to_square
-from selfsup.data.part import cell_name
+from selfsup.data.part import cell_name, cell_paths
 from selfsup.data.squares import Progress, Squares, reason_of, write_squares
 from selfsup.data.store import Mapped, stored
 from selfsup.errors import UserError
@@ -185,6 +185,5 @@ def open_pixels(
 
 
 def _paths(table: Dataset) -> np.ndarray:
-    """(all,) file of each picture, or None; read by column, which is fast."""
-    column = table.with_format("arrow")[:].column("image").combine_chunks()
-    return np.array(column.field("path").to_pylist(), dtype=object)
+    """(all,) file of each picture, or None."""
+    return np.array([path for path, _ in cell_paths(table)], dtype=object)

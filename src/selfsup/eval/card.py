@@ -34,7 +34,7 @@ from selfsup.eval.towers import open_links, sides_of
 from selfsup.eval.verdict import Gain, gains, sentence
 from selfsup.eval.word_tests import evaluate_words
 from selfsup.eval.words_in_context import evaluate_words_in_context
-from selfsup.eval.zero_shot import evaluate_zero_shot, read_templates
+from selfsup.eval.zero_shot import PLAIN, evaluate_zero_shot, read_templates
 from selfsup.predict import holds
 from selfsup.predictors.pair import Pair
 from selfsup.prepare import Prepared, open_part, prepare
@@ -95,6 +95,8 @@ def evaluate(  # noqa: PLR0913 - flags of one verb
     progress = Progress(not quiet)
     _check(task, columns, fine_tune, words)
     filled = read_templates(None if templates is None else Path(templates))
+    if templates is not None and task:
+        raise UserError(f"--templates {templates}: --task {task} names no classes; drop one of both")
     if templates is not None and not holds(folder, Pair.kind):
         raise UserError(f"--templates {templates}: {folder} knows no names of classes; a run of clip does")
     if task:
@@ -137,7 +139,9 @@ def _card(
     name = own.source if data is None else str(data) if isinstance(data, str | os.PathLike) else GIVEN
     settings = own if data is None else replace(own, source=name, columns=columns)
     resolution = pictures.resolution if pictures else 0
-    labelled = open_labelled(settings, data, resolution, progress)
+    labelled = _labels(settings, data, resolution, progress)
+    if labelled is None and templates != PLAIN:
+        raise UserError(f"--templates are for the names of classes, and {name} has no labels; drop it")
     results: list[Result] = []
     found: list[Gain] = []
     if labelled is not None:
@@ -188,6 +192,17 @@ def _with_labels(
     return lines(run, labelled, scores), found
 
 
+def _labels(settings: ImageData | TextData, data: Data | None, resolution: int, progress: Progress) -> Labelled | None:
+    """Labelled samples; of pictures with captions, which are scored without any, labels that do not serve are left."""
+    try:
+        return open_labelled(settings, data, resolution, progress)
+    except UserError as error:
+        if not isinstance(settings, CaptionData):
+            raise
+        log.warning("not scored by labels: %s", error)
+        return None
+
+
 def _by_captions(
     run: Run,
     settings: CaptionData,
@@ -203,7 +218,13 @@ def _by_captions(
     if labelled is not None:
         assert isinstance(labelled.train, PixelStore)
         results, found = evaluate_zero_shot(run, sides_of(run, labelled.train), labelled, templates, progress)
-    opened = open_links(run, settings, data, progress)
+    try:
+        opened = open_links(run, settings, data, progress)
+    except UserError as error:
+        if not results:
+            raise
+        log.warning("not scored by captions: %s", error)  # what the labels have told stands
+        opened = None
     if opened is not None:
         links, split = opened
         spoken, gained = evaluate_captions(run, sides_of(run, links.pictures), links, name, split, progress)

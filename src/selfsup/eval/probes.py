@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from selfsup.backbones import TowerBackbone
 from selfsup.data.pixels import PixelStore
 from selfsup.data.store import fingerprint
 from selfsup.encoder import Encoder, load_encoder
@@ -55,7 +56,8 @@ def encoders_of(run: Run) -> dict[str, Encoder]:
     """
     default = next(iter(run.untrained().encoders().values()))
     found = {"run": run.encoder(), "untrained": default}
-    if run.recipe.backbone.init:
+    backbone = run.recipe.backbone
+    if backbone.image_init if isinstance(backbone, TowerBackbone) else backbone.init:
         found |= {"untrained": default.fresh(run.recipe.seed), "start": default}
     return {name: encoder.to(fastest_device()) for name, encoder in found.items()}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from selfsup.backbones import TowerBackbone
 from selfsup.data.captions import CaptionStore, caption_column, captioned, readable
 from selfsup.data.facts import CaptionFacts
 from selfsup.data.pixels import PixelStore
@@ -32,8 +33,9 @@ def sides_of(run: Run, pictures: PixelStore) -> dict[str, dict[str, Encoder]]:
         return {}
     before = next(one for one in run.untrained().predictors() if isinstance(one, Pair))
     before.module.to(fastest_device())
-    name = "start" if run.recipe.backbone.init else "untrained"
-    if name == "untrained":
+    backbone = run.recipe.backbone
+    name = "start" if backbone.init else "untrained"
+    if not (isinstance(backbone, TowerBackbone) and backbone.image_init):
         before.image.calibrate(some(pictures, before.image, CALIBRATION))
     return {"run": load_predictor(run.folder, Pair).sides(), name: before.sides()}
 
@@ -54,8 +56,8 @@ def open_links(run: Run, settings: CaptionData, data: Data | None, progress: Pro
     """
     if data is None:
         own = prepare(run.data, None, False, progress)
-        split = "train" if own.held_out is None else "held-out"
-        store = own.held_out or own.train
+        few = own.held_out is None or len(own.held_out) < 2
+        split, store = ("train", own.train) if few else ("held-out", own.held_out)
         assert isinstance(store, CaptionStore)
         return Links.of(store.pictures, store.captions()), split
     source, name = open_source_of(settings, data)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, replace
+from collections.abc import Collection
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, TimmWrapperConfig, VisionTextDualEncoderConfig
 
 from selfsup.encoder import ABOUT, Encoder, evaluating
+from selfsup.errors import UserError
 from selfsup.image_encoder import ImageEncoder
 from selfsup.nn.joint import Projected, Projection
 from selfsup.predictors.predictor import Predictor
@@ -81,18 +83,25 @@ class Pair(Predictor):
             loss: that it will be trained with.
         """
         text = text.without_head()
-        reading = text.reading
-        if reading == Reading() and has_pooler(text.model):
-            reading = Reading("pooler")
+        given, tokenizer = text.reading, text.tokenizer
+        # What a text was put behind before is not put there in training.
+        reading = Reading("pooler" if given == Reading() and text.pooler and has_pooler(text.model) else given.pool)
+        if tokenizer.pad_token_id is None:  # who loads the export makes batches
+            tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.padding_side = "right"
         for name, part in text.model.named_children():
             if "pooler" in name and reading.pool != "pooler":  # which the vector does not pass through
                 part.requires_grad_(False)
-        tower = TextEncoder(text.model, text.tokenizer, context, replace(reading, normalize=False))
+        tower = TextEncoder(text.model, tokenizer, context, reading)
         projections = Projection(image.width, output), Projection(text.width, output)
         pair = cls(image, tower, projections, loss)
-        with torch.no_grad():
-            pair.log_scale.fill_(math.log(1 / temperature))
+        pair.set_temperature(temperature)
         return pair
+
+    def set_temperature(self, temperature: float) -> None:
+        """Begin with a temperature."""
+        with torch.no_grad():
+            self.log_scale.fill_(math.log(1 / temperature))
 
     @property
     def module(self) -> nn.Module:
@@ -112,14 +121,22 @@ class Pair(Predictor):
             "text": CaptionEncoder(self.text, text),
         }
 
-    def start_from(self, folder: Path) -> None:
-        """Take over projections and temperature that a pair of the same widths wrote."""
-        other = Pair.load(folder)
+    def start_from(self, folder: Path, sides: Collection[Literal["image", "text"]] = ("image", "text")) -> None:
+        """Take over what a pair wrote: projections of the same widths, and of both the temperature and the bias, too.
+
+        Args:
+            folder: of the other pair.
+            sides: whose towers came from there.
+        """
+        other, taken = Pair.load(folder), 0
         with torch.no_grad():
-            for own, given in zip(self.projections, other.projections, strict=True):
-                if own.weight.shape == given.weight.shape:
+            for side, own, given in zip(("image", "text"), self.projections, other.projections, strict=True):
+                if side in sides and own.weight.shape == given.weight.shape:
                     own.weight.copy_(given.weight)
-            self.log_scale.copy_(other.log_scale)
+                    taken += 1
+            if taken == len(self.projections):
+                self.log_scale.copy_(other.log_scale)
+                self.bias.copy_(other.bias)
 
     def save(self, folder: Path) -> None:
         """Write a folder that `VisionTextDualEncoderModel` and `AutoTokenizer` load.
@@ -178,7 +195,15 @@ class Pair(Predictor):
 
 
 def has_pooler(network: PreTrainedModel) -> bool:
-    """Whether a network has a vector of its own for a text."""
-    with evaluating(network):
-        ids = torch.zeros(1, 2, dtype=torch.int64, device=network.device)
-        return network(input_ids=ids).get("pooler_output") is not None
+    """Whether a network has a vector of its own for a text.
+
+    Raises:
+        UserError: it makes nothing of a text alone.
+    """
+    ids = torch.zeros(1, 2, dtype=torch.int64, device=network.device)
+    try:
+        with evaluating(network):
+            return network(input_ids=ids).get("pooler_output") is not None
+    except (AttributeError, TypeError, ValueError) as error:
+        name = type(network).__name__
+        raise UserError(f"--text-init: a {name} is no network for texts alone; give one such as BERT") from error

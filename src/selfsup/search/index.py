@@ -27,7 +27,7 @@ from selfsup.search.passages import Cut
 from selfsup.search.segment import Segment
 from selfsup.search.shelf import CONTENTS, OWN, Contents, Named, Shelf, sync, sync_all
 from selfsup.search.writing import Writer
-from selfsup.sides import Side, encoder_for, load_sides
+from selfsup.sides import Side, encoder_for, load_sides, read_by
 
 if TYPE_CHECKING:
     from selfsup.search.hits import Hit
@@ -105,7 +105,7 @@ class Index:
         if kind != "exact":
             faiss_module()
         source = open_source(data, columns)
-        encoder = encoder_for(place, source, side)
+        encoder, other, source = encoder_for(place, source, side)
         width = encoder.width  # type: ignore[attr-defined]
         if dimensions is not None and not 0 < dimensions <= width:
             raise UserError(f"--dimensions {dimensions}: the encoder's vectors have {width} numbers; give fewer")
@@ -124,7 +124,7 @@ class Index:
             if not contents.segments:
                 raise UserError(f"{source.name}: nothing could be indexed{_first_bad(change.bad)}")
             shelf.put(contents)
-        return cls(folder, encoder, _other(place, encoder)), change
+        return cls(folder, encoder, other), change
 
     @classmethod
     def load(cls, folder: str | os.PathLike, encoder: str | os.PathLike | None = None) -> Index:
@@ -136,8 +136,8 @@ class Index:
         about = Shelf(Path(folder)).read().about
         place = about["encoder"] if encoder is None else os.fspath(encoder)
         try:
-            two = holds(place, Pair.kind)
-            found = load_sides(place)[about["kind"]] if two else load_encoder(place).to(fastest_device())
+            sides = load_sides(place) if holds(place, Pair.kind) else {}
+            found = sides.pop(about["kind"]) if sides else load_encoder(place).to(fastest_device())
         except UserError as error:
             raise UserError(
                 f"{folder} was built with {about['encoder']}; say where that is with --encoder: {error}"
@@ -147,7 +147,7 @@ class Index:
                 f"{folder} was built with {about['encoder']}, whose vectors are not those of {place} as it is now; "
                 "give that encoder with --encoder, or build the index anew"
             )
-        return cls(folder, found, _other(place, found))
+        return cls(folder, found, next(iter(sides.values()), None))
 
     def add(self, data: Data, columns: dict[str, str] | None = None, quiet: bool = False) -> Change:
         """Put more into the index; a document whose id is there takes the place of that one, if it is another.
@@ -156,6 +156,8 @@ class Index:
             UserError: nothing can be read, or the folder cannot be written.
         """
         source = open_source(data, columns)
+        if self.other is not None:
+            source = read_by(self.encoder.kind, source)
         with held(self.shelf.folder):
             self._open()
             self.shelf.tidy(self.contents)
@@ -247,13 +249,6 @@ def _without(shelf: Shelf, contents: Contents, segments: list[Segment], rows: li
             sync(file)
         kept.append(replace(named, gone=file.name))
     return replace(contents, segments=tuple(kept))
-
-
-def _other(place: str | os.PathLike, encoder: Encoder) -> Encoder | None:
-    """The other of two towers."""
-    if not holds(place, Pair.kind):
-        return None
-    return load_sides(place)["text" if encoder.kind == "image" else "image"]
 
 
 def _added(

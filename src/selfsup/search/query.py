@@ -66,13 +66,13 @@ def asked_text(index: Index, asked: object) -> str:
     return text
 
 
-def _by_picture(index: Index, asked: object) -> bool:
-    """Whether a question is a picture; where both kinds may be asked, a file is one by its ending."""
+def by_picture(index: Index, asked: object) -> bool:
+    """Whether a question is a picture; where both kinds may be asked, a name is one by its ending."""
     if index.other is None:
         return isinstance(index.encoder, ImageEncoder)
     if not isinstance(asked, str | os.PathLike):
         return True
-    return os.path.isfile(asked) and Path(asked).suffix.lower() in SUFFIXES
+    return Path(asked).suffix.lower() in SUFFIXES and (os.path.isfile(asked) or " " not in os.fspath(asked))
 
 
 def _picture(asked: object) -> object:
@@ -85,7 +85,7 @@ def _picture(asked: object) -> object:
         return asked
     file = Path(asked)
     if not os.path.isfile(asked):
-        raise UserError(f"{file}: no such picture; the index holds pictures, ask with the name of a file")
+        raise UserError(f"{file}: no such picture; ask for one with the name of its file")
     try:
         return open_picture(file.read_bytes())
     except BROKEN as error:
@@ -108,7 +108,7 @@ def rank(
     pictures = isinstance(index.encoder, ImageEncoder)
     if pictures and method in ("hybrid", "words"):
         raise UserError(f"--method {method}: the index holds pictures, which have no words; drop it")
-    if _by_picture(index, asked):
+    if by_picture(index, asked):
         if method in ("hybrid", "words"):
             raise UserError(f"--method {method}: a picture was asked for, which has no words; drop it")
         return best_of_each(nearest_rows(index, vector_of(index, _picture(asked)), there, depth), unit)
