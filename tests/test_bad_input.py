@@ -186,7 +186,7 @@ MISTAKES = {
     "eval of a text run with one label": ("eval {}/lm --data {}/one_text_label.csv", "only the label 'good'"),
     "doctor of no run": ("doctor {}/foreign", "foreign holds no run.json"),
     "doctor before a checkpoint": ("doctor {}/early", "early has no checkpoint", "selfsup resume"),
-    "classify without --like": ("classify {}/run {}/photos --out {}/c.csv", "needs --like"),
+    "classify without --like": ("classify {}/run {}/photos --out {}/c.csv", "with --like"),
     "classify by no run": ("classify {}/none {}/photos --like {}/two_classes --out {}/c.csv", "no such run or folder"),
     "classify like unlabelled": (
         "classify {}/run {}/photos --like {}/unlabelled --out {}/c.csv", "--like", "no labels", "one folder per class",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import logging
 import math
@@ -13,19 +14,25 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from datasets import Dataset
+from datasets import Image as ImageFeature
 from PIL import Image
+from transformers import BertConfig, BertForMaskedLM, BertModel, CLIPConfig, CLIPModel
 from transformers.models.clip.modeling_clip import image_text_contrastive_loss
 
 import selfsup
 from captioned import caption_case, picture, rows, write
 from contract.case import steps
 from selfsup import cli
+from selfsup.construct import construct
 from selfsup.data.captions import CaptionStore, captioned
 from selfsup.data.source import open_source
+from selfsup.data.tokenizer import train_tokenizer, with_template
 from selfsup.errors import UserError
 from selfsup.eval.captions import Links, chance_at, found_at
 from selfsup.eval.doctor import examine
 from selfsup.eval.zero_shot import class_vectors, mean_per_class, read_templates
+from selfsup.image_encoder import ImageEncoder
 from selfsup.nn.vit import visible_vectors
 from selfsup.objectives import clip
 from selfsup.ops import contrastive
@@ -38,6 +45,7 @@ from selfsup.run import Run
 from selfsup.search.index import Index
 from selfsup.search.query import search
 from selfsup.sides import load_sides
+from selfsup.text_encoder import TextEncoder
 
 
 def unit(rows: int = 6, width: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
@@ -355,7 +363,7 @@ def test_towers_start_from_earlier_runs(folder: Path, run: Run, tmp_path: Path) 
     for name, place in (("image", "pictures"), ("text", "texts")):
         given = Run(tmp_path / place).encoder(name if name == "image" else "text").module.state_dict()
         kept = start[name].module.state_dict()
-        assert all(torch.equal(kept[key], value) for key, value in given.items() if key in kept)
+        assert given.keys() == kept.keys() and all(torch.equal(kept[key], value) for key, value in given.items())
     assert start["text"].reading.pool == "mean"  # type: ignore[attr-defined]  # ModernBERT has no pooler
     sides = load_sides(found.folder)
     assert sides["text"].encode(["a red bar"]).norm() == pytest.approx(1, abs=1e-5)
@@ -376,7 +384,102 @@ def test_a_whole_pair_goes_on(folder: Path, run: Run, tmp_path: Path) -> None:
         assert torch.equal(mine.weight, theirs.weight)
 
 
+def test_one_tower_brings_its_own_projection_only(folder: Path, run: Run) -> None:
+    given = Pair.load(run.folder / "model" / "pair")
+    asked = {"data": folder, "pixels": 16, "output": 16, "batch": 32, "steps": 1}
+    for settings, scale in (({}, 1 / 0.07), ({"temperature": 0.5}, 2.0)):
+        recipe = selfsup.recipe("clip", image_init=run.folder, layers=2, heads=2, width=32, **asked, **settings)
+        prepared = prepare(recipe.data, None, False, Progress(False))
+        assert isinstance(prepared.train, CaptionStore)
+        objective = construct(recipe, prepared.facts, prepared.train.tokenizer_folder, None)
+        assert isinstance(objective, clip.CLIP)
+        assert torch.equal(objective.image_projection.weight, given.projections[0].weight)
+        assert not torch.equal(objective.text_projection.weight, given.projections[1].weight)
+        assert float(objective.log_scale.detach().exp()) == pytest.approx(scale)
+
+
+def test_a_pooler_that_nobody_trained_is_not_read(tmp_path: Path) -> None:
+    """transformers fills a missing pooler in by chance; one that came with the weights is the network's own way."""
+    tokenizer = with_template(train_tokenizer("bpe", 300, ["a red square of blue"]))
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    image = ImageEncoder.create("resnet10t", {}, 32, (0.5,) * 3, (0.2,) * 3)
+    for kind, pool in ((BertForMaskedLM, "mean"), (BertModel, "pooler")):
+        place = tmp_path / kind.__name__
+        kind(config).save_pretrained(place)
+        tokenizer.save_pretrained(place)
+        text = TextEncoder.from_hub(str(place), None, 16)
+        pair = Pair.around(image, text, 16, 8, 0.07, "softmax")
+        assert pair.text.reading.pool == pool
+        learning = {name for name, weight in pair.text.module.named_parameters() if weight.requires_grad}
+        assert any("pooler" in name for name in learning) == (pool == "pooler")
+
+
+def test_the_text_half_of_a_clip_can_start(tmp_path: Path) -> None:
+    tokenizer = with_template(train_tokenizer("bpe", 300, ["a red square of blue"]))
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {**sizes, "vocab_size": len(tokenizer), "max_position_embeddings": 16, "eos_token_id": 5}
+    CLIPModel(CLIPConfig(text_config=text, vision_config={**sizes, "image_size": 32, "patch_size": 8})).save_pretrained(
+        tmp_path
+    )
+    tokenizer.save_pretrained(tmp_path)
+    found = TextEncoder.from_hub(str(tmp_path), None, 16)
+    image = ImageEncoder.create("resnet10t", {}, 32, (0.5,) * 3, (0.2,) * 3)
+    assert Pair.around(image, found, 16, 8, 0.07, "softmax").text.reading.pool == "pooler"
+
+
+def test_what_no_tower_could_learn_from_is_refused(folder: Path, tmp_path: Path) -> None:
+    for settings, said in (
+        ({"lock": ("text",)}, "--lock text: a fresh tower"),
+        ({"tokenizer": "char"}, "--tokenizer char ends a caption"),
+        ({"text_init": tmp_path / "none"}, "--text-init .*none: no such run"),
+        ({"image_init": tmp_path / "none"}, "none: no such run"),
+    ):
+        with pytest.raises(UserError, match=said):
+            selfsup.train(
+                selfsup.recipe("clip", data=folder, pixels=16, steps=1, **settings), tmp_path / "x", quiet=True
+            )
+
+
 # Data
+
+
+def test_embedded_pictures_of_one_name_are_apart(tmp_path: Path) -> None:
+    """Data sets keep the base names of what they embed, which folders share."""
+    cells = []
+    for color in ("red", "blue"):
+        buffer = io.BytesIO()
+        picture(color, "bar", 0).save(buffer, "PNG")
+        cells.append({"bytes": buffer.getvalue(), "path": "0.png"})
+    table = Dataset.from_dict({"image": cells, "text": ["red", "blue"]}).cast_column(
+        "image", ImageFeature(decode=False)
+    )
+    found = captioned(open_source(table).parts["train"], "data")
+    assert found.captions == [["red"], ["blue"]] and len(found.part) == 2
+
+
+def test_captions_that_are_no_strings_are_refused(tmp_path: Path) -> None:
+    folder = write(tmp_path / "data", 4)
+    for cell in ([["a", "b"]], 3, {"raw": "a"}):
+        lines = [json.dumps({"file_name": f"{n:03}.png", "texts": cell}) for n in range(4)]
+        (folder / "metadata.jsonl").write_text("\n".join(lines))
+        with pytest.raises(UserError, match=r"holds .*, no caption"):
+            captioned(open_source(folder).parts["train"], "data")
+
+
+def test_other_captions_are_other_data(tmp_path: Path) -> None:
+    found = []
+    for names in ("aba", "abb"):
+        folder = tmp_path / names
+        folder.mkdir()
+        lines = []
+        for number, name in enumerate(names):
+            picture("red", "bar", number).save(folder / f"{number}.png")
+            lines.append(json.dumps({"file_name": f"{number}.png", "text": name}))
+        (folder / "metadata.jsonl").write_text("\n".join(lines))
+        found.append(prepare(selfsup.recipe("clip", data=folder, pixels=16).data, None, False, Progress(False)).facts)
+    assert found[0] != found[1]
 
 
 def test_pictures_and_captions_that_are_missing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -509,27 +612,34 @@ def test_classify_says_what_does_not_go_together(run: Run, folder: Path, tmp_pat
 
 def test_text_finds_pictures_and_a_picture_finds_texts(run: Run, folder: Path, tmp_path: Path) -> None:
     pictures, _ = Index.build(run.folder, folder / "test", tmp_path / "pictures", quiet=True)
-    (hit, *_) = search(Index.load(tmp_path / "pictures"), "a blue bar", 1)
     shapes = {f"{row['number']:03}.png": row for row in rows(32)}
-    assert shapes[Path(hit.id).name]["color"] == "blue"
+    for color in ("red", "green", "blue", "yellow"):
+        hits = search(Index.load(tmp_path / "pictures"), f"a {color} bar", 2)
+        assert all(shapes[Path(hit.id).name]["color"] == color for hit in hits)
     table = tmp_path / "captions.jsonl"
     texts = sorted({row["texts"][0] for row in rows(32)})
     table.write_text("\n".join(json.dumps({"id": text, "text": text}) for text in texts))
     index, _ = Index.build(run.folder, table, tmp_path / "texts", quiet=True)
     found = search(index, picture("green", "bar", 1), 3)
-    assert any("green" in hit.id for hit in found)
+    assert found[0].id.startswith("a green")
     file = tmp_path / "asked.png"
     picture("green", "bar", 1).save(file)
     assert [hit.id for hit in search(Index.load(tmp_path / "texts"), file, 3)] == [hit.id for hit in found]
-    assert search(pictures, file, 1)[0].score > 0.5
+    assert shapes[Path(search(pictures, file, 1)[0].id).name]["color"] == "green"
+    with pytest.raises(UserError, match="no such picture"):
+        search(index, "photos/gone.jpg", 1)
     with pytest.raises(UserError, match="a picture was asked for, which has no words"):
         search(index, file, 1, "words")
 
 
 def test_embed_gives_either_side(run: Run, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "texts").mkdir()
-    (tmp_path / "texts" / "metadata.jsonl").write_text(
-        "\n".join(json.dumps({"file_name": f"{row['number']:03}.png", "text": row["texts"][0]}) for row in rows(32))
+    (tmp_path / "texts" / "metadata.jsonl").write_text(  # two rows, and lists, of one file
+        "\n".join(
+            json.dumps({"file_name": f"{row['number']:03}.png", "texts": texts})
+            for row in rows(32)
+            for texts in ([row["texts"][0]], [])
+        )
     )
     for row in rows(32):
         picture(row["color"], row["shape"], row["number"]).save(tmp_path / "texts" / f"{row['number']:03}.png")
@@ -561,6 +671,20 @@ def test_eval_scores_captions_and_names_of_classes(run: Run, folder: Path, tmp_p
     assert zero["accuracy", "run"]["mean"] > 0.6 > 0.25 == zero["accuracy", "run"]["chance"]
     assert zero["accuracy", "untrained"]["mean"] < zero["accuracy", "run"]["mean"]
     assert ("mean per class accuracy", "run") in zero
+
+
+def test_labels_that_do_not_serve_are_left(run: Run, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lines = [json.loads(line) for line in (folder / "test" / "metadata.jsonl").read_text().splitlines()]
+    data = Dataset.from_dict(
+        {
+            "image": [str(folder / "test" / line["file_name"]) for line in lines],
+            "texts": [line["texts"] for line in lines],
+            "label": ["only"] * len(lines),
+        }
+    )
+    found = selfsup.evaluate(run.folder, data, quiet=True)
+    assert {line["task"] for line in found} == {"captions", "verdict"}
+    assert "not scored by labels" in caplog.text
 
 
 def test_a_run_draws_its_pairs(run: Run) -> None:

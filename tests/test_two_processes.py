@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from selfsup.training import resume, train
 from text_pairs import made_up, pair_case
 
 STEPS = 3
+LOSSES = [("softmax", "negatives"), ("sigmoid", "positives")]  # of pictures and captions
 PAIRS = [(0, None), (0, 64), (1, 64), (4, None), (4, 64)]  # hard negatives, and tokens in a chunk
 
 
@@ -36,6 +38,11 @@ def work(folder: Path) -> None:
         case = pair_case(made_up(64, negatives), chunk=chunk, sides="both", mine_every=2, mine_rule="none")
         found = three_steps(case, 1, runtime)
         torch.save(found, folder / f"{negatives}-{chunk}-{runtime.world}-{runtime.rank}.pt")
+    for loss, duplicates in LOSSES:
+        case = load_case("clip")
+        config = replace(case.recipe.config, loss=loss, duplicates=duplicates)
+        case = replace(case, recipe=replace(case.recipe, config=config))
+        torch.save(three_steps(case, 1, runtime), folder / f"{loss}-{duplicates}-{runtime.world}-{runtime.rank}.pt")
     verbs.report = lambda *_: None  # type: ignore[assignment]
     end, last = Runtime.end, FAMILIES[-1]
     for name in FAMILIES:  # a finished run leaves the group; here the next one still needs it
@@ -83,10 +90,10 @@ def test_two_processes_equal_one(folder: Path, name: str):
             assert [lines[0][key] for key in shared] == pytest.approx([lines[1][key] for key in shared], rel=1e-4)
 
 
-@pytest.mark.parametrize(("negatives", "chunk"), PAIRS)
-def test_pairs_of_two_processes_equal_one(folder: Path, negatives: int, chunk: int | None):
-    """With hard negatives, mined ones from the third step on, and chunks."""
-    one, first, second = (torch.load(folder / f"{negatives}-{chunk}-{which}.pt") for which in ("1-0", "2-0", "2-1"))
+@pytest.mark.parametrize(("kind", "more"), [*PAIRS, *LOSSES])
+def test_pairs_of_two_processes_equal_one(folder: Path, kind: int | str, more: int | str | None):
+    """Texts with hard negatives, mined ones from the third step on, and chunks; pictures with captions by each loss."""
+    one, first, second = (torch.load(folder / f"{kind}-{more}-{which}.pt") for which in ("1-0", "2-0", "2-1"))
     assert torch.allclose(one["losses"], first["losses"], rtol=0, atol=1e-9)
     for place, weight in one["weights"].items():
         assert torch.allclose(weight, first["weights"][place], rtol=0, atol=1e-9), place

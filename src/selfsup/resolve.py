@@ -45,6 +45,8 @@ def located(recipe: Recipe, data: Data | None) -> Recipe:
     if isinstance(given, TextData | CaptionData):
         towers = isinstance(backbone, TowerBackbone)
         own, flag = (backbone.text_init, "--text-init") if towers else (backbone.init, "--init")
+        if own and not own.startswith("hf:") and not Path(own).exists():
+            raise UserError(f"{flag} {own}: no such run or folder; for pretrained weights type hf:ID")
         if own:  # its ids mean what its own tokenizer says
             if given.tokenizer not in (type(given)(source="").tokenizer, own):
                 raise UserError(f"--tokenizer {given.tokenizer}: {flag} {own} brings its own; drop --tokenizer")
