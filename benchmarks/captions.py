@@ -41,31 +41,26 @@ from selfsup.run import Run
 from selfsup.sides import load_sides
 
 LEAST = 20  # training pictures of a tag
-TRAIN = "train clip --data {data} --pixels 64 --minutes {minutes} --size nano"
+TRAIN = "train clip --data {data} --pixels 64 --size nano"
+LONG, EQUAL = f"{TRAIN} --minutes 20", f"{TRAIN} --steps 400"
 FIRST = {  # runs that others start from
-    "simclr": "train simclr --data {data} --pixels 64 --minutes {minutes} --size nano --flip 0",
-    "masked_lm": "train masked_lm --data {texts} --tokenizer bpe --context 32 --minutes {minutes} --size nano",
+    "simclr": "train simclr --data {data} --pixels 64 --steps 400 --size nano --flip 0",
+    "masked_lm": "train masked_lm --data {texts} --context 32 --steps 400 --size nano",
 }
-JOBS = {  # kinds of runs by table, with the minutes of each
-    "emoji": (20, {"softmax": TRAIN}),
-    "losses": (
-        3,
-        {
-            "negatives": f"{TRAIN} --duplicates negatives",
-            "positives": TRAIN,
-            "sigmoid": f"{TRAIN} --loss sigmoid",
-            "left out": TRAIN.replace("{data}", "{distinct}"),
-        },
-    ),
-    "starts": (
-        3,
-        {
-            "fresh": TRAIN,
-            "pictures from simclr": f"{TRAIN} --image-init {{simclr}}",
-            "texts from masked_lm": f"{TRAIN} --text-init {{masked_lm}}",
-        },
-    ),
-    "letters": (3, {"softmax": "train clip --data sample:glyphs --minutes {minutes}"}),
+JOBS = {  # kinds of runs by table
+    "emoji": {"softmax": LONG},
+    "losses": {
+        "negatives": f"{EQUAL} --duplicates negatives",
+        "positives": EQUAL,
+        "sigmoid": f"{EQUAL} --loss sigmoid",
+        "left out": EQUAL.replace("{data}", "{distinct}"),
+    },
+    "starts": {
+        "fresh": EQUAL,
+        "pictures from simclr": f"{EQUAL} --image-init {{simclr}}",
+        "texts from masked_lm": f"{EQUAL} --text-init {{masked_lm}}",
+    },
+    "letters": {"softmax": "train clip --data sample:glyphs --minutes 3"},
 }
 
 
@@ -189,16 +184,15 @@ def letter_scores(run: Run) -> dict[str, dict[str, float]]:
 
 def measured(name: str, kind: str, seed: int, given: argparse.Namespace) -> dict:
     """Train a run, unless it is complete, and score it."""
-    minutes, kinds = JOBS[name]
-    out = given.out / name
-    places = {"data": given.data, "minutes": minutes}
+    kinds, out = JOBS[name], given.out / name
+    places = {"data": given.data}
     if "{distinct}" in kinds[kind]:
         places["distinct"] = distinct(Path(given.data), given.out / "distinct")
     for first, words in FIRST.items():
         if f"{{{first}}}" in kinds[kind]:
             places[first] = given.out / f"{first}-{seed}"
             texts = texts_of(Path(given.data), given.out / "texts.txt")
-            trained(f"{words.format(data=given.data, texts=texts, minutes=3)} --seed {seed}", places[first])
+            trained(f"{words.format(data=given.data, texts=texts)} --seed {seed}", places[first])
     folder = out / f"{kind.replace(' ', '-')}-{seed}"
     words = f"{kinds[kind].format(**places)} --seed {seed}"
     trained(words, folder)
@@ -239,7 +233,7 @@ def main() -> None:
     kept = given.keep.read_text().splitlines() if given.keep and given.keep.exists() else []
     lines = [line for line in map(json.loads, kept) if line["table"] == given.name]
     for seed in given.seeds:
-        for kind in JOBS[given.name][1]:
+        for kind in JOBS[given.name]:
             if any((line["kind"], line["seed"]) == (kind, seed) for line in lines):
                 continue
             lines.append(measured(given.name, kind, seed, given))

@@ -5,7 +5,7 @@
 `speed`: batches of 256 in float32 and in bfloat16. open_clip reads the files, or pictures decoded beforehand, with 0, 1
 or 2 loader processes, whichever is fastest for it; the bare step is its own on one batch that stays where it is.
 Quality is the share of held-out pictures and captions that find each other among the first 1 and 10 after all steps.
-`memory`: batches of 4,096 in chunks of 256 beside open_clip's `--accum-freq 16`, and what processes of their own need
+`memory`: batches of 4,096 in chunks of 128 beside open_clip's `--accum-freq 16`, and what processes of their own need
 for these and for a batch of 256, always of the letters of `sample:glyphs`, which `speed` has too without --data: a
 folder with `train` and `test`, each with `metadata.jsonl` (file_name, and text or texts). See `beside_open_clip.py`.
 """
@@ -234,41 +234,41 @@ def speed(folder: Path, precision: str, settings: dict[str, Any], quick: bool) -
 
 
 def chunked(folder: Path, settings: dict[str, Any], quick: bool) -> None:
-    """Batches of 4,096 in chunks."""
-    chunk, batch, rounds = (32, 128, 1) if quick else (BATCH, LARGE, 2)
+    """Batches of 4,096 in chunks, beside a batch of 256 that is not divided."""
+    # Chunks of half a batch: their activations leave room for the gradients of the weights, which stand beside
+    # activations from the second chunk on, and for the graph of a chunk (about 0.8 MB each).
+    chunk, whole, batch, rounds = (16, 32, 128, 1) if quick else (BATCH // 2, BATCH, LARGE, 2)
     settings = {**settings, **PLAIN, "precision": "float32"}
     training, _ = begun(folder, batch, rounds + 1, {**settings, "chunk": chunk})
-    peer = OpenClip(training, folder, True, 0, batch // chunk)
+    peer = OpenClip(training, folder, True, 0, batch // whole)
     sides = timed(selfsup_steps(training), 1), timed(peer.next, 1)
     times = in_turn(rounds, *sides)
-    # From the second chunk on the gradients of the weights, which they add up, stand beside activations: what the batch
-    # itself costs shows against two chunks.
     in_chunks = {**settings, "chunk": chunk}
     used = alone(
         {
             "batch": (folder, "selfsup", batch, in_chunks),
-            "one chunk": (folder, "selfsup", chunk, settings),
+            "batch of 256": (folder, "selfsup", whole, settings),
             "two chunks": (folder, "selfsup", 2 * chunk, in_chunks),
-            "open_clip": (folder, "open_clip", batch, settings, batch // chunk),
+            "open_clip": (folder, "open_clip", batch, settings, batch // whole),
         }
     )
     theirs = used.pop("open_clip")
-    more, output = batch - chunk, training.recipe.config.output
+    more, output = batch - whole, training.recipe.config.output
     ((raw, _),) = next(training.read(0, 1))
     allowed = {
         "raw batch": sum(value.nbytes for value in raw.values()) * more / batch / 2**20,
         "embeddings and their gradients": 2 * 2 * more * output * 4 / 2**20,
-        "a block of logits": (min(BLOCK[0], batch**2) - chunk**2) * 4 / 2**20,
+        "a block of logits": (min(BLOCK[0], batch**2) - whole**2) * 4 / 2**20,
     }
     both = settings_of(training)
     for side, seconds in zip(sides, times, strict=True):
         side.about = {"seconds_a_step": round(statistics.median(seconds), 2), **both}
     sides[0].about |= {
         "chunk": chunk, "memory_mb": used,
-        "more_mb": {name: round(used["batch"] - used[name], 1) for name in ("one chunk", "two chunks")},
+        "more_mb": {name: round(used["batch"] - used[name], 1) for name in ("batch of 256", "two chunks")},
         "allowed_mb": {name: round(value, 2) for name, value in {"all": sum(allowed.values()), **allowed}.items()},
     }  # fmt: skip
-    sides[1].about |= {"memory_mb": theirs, "accum_freq": batch // chunk, "kept": True, "workers": 0}
+    sides[1].about |= {"memory_mb": theirs, "accum_freq": batch // whole, "kept": True, "workers": 0}
     publish("clip", "memory", "open_clip", times, sides, DIFFERS, ("open_clip_torch", "timm"))
 
 
