@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 import selfsup
+from selfsup.data.facts import of_pictures
 from selfsup.errors import UserError
 from selfsup.names import objective_names
 from selfsup.objective import load_objective
@@ -29,6 +31,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
         pixels = generator.integers(0, 256, (18, 18, 5), np.uint8)
         Image.fromarray(pixels[..., 0]).save(found[1] / f"{number}.png")
         np.save(found[5] / f"{number}.npy", pixels)
+    for channels, ending in ((1, "png"), (5, "npy")):  # and captions, for who reads some
+        lines = (json.dumps({"file_name": f"{n}.{ending}", "text": f"picture {n}"}) for n in range(60))
+        (found[channels] / "metadata.jsonl").write_text("\n".join(lines))
     return found
 
 
@@ -43,7 +48,8 @@ def recipe_for(name: str, source: Path, steps: int = 2) -> Recipe:
 def test_any_number_of_channels(name: str, channels: int, folders: dict[int, Path], tmp_path: Path) -> None:
     run = selfsup.train(recipe_for(name, folders[channels]), tmp_path / "run", quiet=True)
     encoder = selfsup.load(run.folder)
-    assert run.facts.channels == len(encoder.about.mean) == channels
+    facts = of_pictures(run.facts)
+    assert facts is not None and facts.channels == len(encoder.about.mean) == channels
     pictures = np.random.default_rng(1).integers(0, 256, (3, 20, 20, channels), np.uint8)
     vectors = encoder.encode(list(pictures))
     assert vectors.isfinite().all() and vectors.std(0).max() > 0
