@@ -138,9 +138,9 @@ class CLIP(Objective):
         ids, length, _ = marked(self.template, (batch["text"], batch["text_length"]))
         views = {"image": shown, "input": ids, "length": length}
         if self.visible is not None:
-            patches = self.pair.image.patch
-            assert patches is not None
-            views["visible"] = draw.permutation("patches", (image.size // patches) ** 2)[:, : self.visible]
+            edge = self.pair.image.patch
+            assert edge is not None
+            views["visible"] = draw.permutation("patches", (image.size // edge) ** 2)[:, : self.visible]
         return views
 
     def vectors(self, shown: Batch) -> Tensor:
@@ -166,10 +166,11 @@ class CLIP(Objective):
         x, y = z.unbind(1)  # (B, D) each
         rank, world = processes()
         count = len(draw) * world
-        ids = batch["pair_id"]
-        if self.config.duplicates == "negatives":
-            ids = (rank * len(draw) + torch.arange(len(draw), device=x.device))[:, None].expand(-1, 2)
-        others, every = gather(ids.contiguous()), gather(z.contiguous())
+        ids, others, every = batch["pair_id"], gather(batch["pair_id"]), gather(z.contiguous())
+        copies = (partners(others) > 1).float().mean()
+        if self.config.duplicates == "negatives":  # each row belongs to itself alone
+            others = torch.arange(count, device=x.device)[:, None].expand(-1, 2)
+            ids = others[rank * len(draw) :][: len(draw)]
         scale = self.log_scale.exp()
         if self.config.loss == "softmax":
             first, seen = shared_info_nce(x, every[:, 1], ids, others, scale)
@@ -180,7 +181,6 @@ class CLIP(Objective):
             loss, correct = sigmoid_pairs(x, every[:, 1], ids, others, scale, self.bias - math.log(count))
             accuracy = correct.float().mean()
             trivial = sigmoid_trivial(count, partners(others).double().mean()).to(loss)
-        copies = (partners(gather(batch["pair_id"])) > 1).float().mean()
         return {
             "loss": loss.mean(),
             "count": loss.new_tensor(len(draw)),
