@@ -199,6 +199,8 @@ def measured(name: str, kind: str, seed: int, given: argparse.Namespace) -> dict
     run = Run(folder)
     scores = letter_scores(run) if name == "letters" else emoji_scores(run, given.data)
     command, versions = words.replace(given.data or "-", "DIR"), {"torch": torch.__version__}
+    for name, place in places.items():
+        command = command.replace(str(place), name.upper()) if name != "data" else command
     return {
         "benchmark": "captions", "table": name, "kind": kind, "seed": seed, "command": command, "steps": run.step,
         "seconds": run.record["seconds"], "scores": scores, "device": device_name(), "versions": versions,

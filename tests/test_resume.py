@@ -15,14 +15,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from contract.case import FAMILIES, NAMES, Case, differing, load_case, untimed
+from contract.case import FAMILIES, FUSED, NAMES, Case, differing, load_case, untimed
 from contract.processes import resume_slowly, start, train_slowly, warm_up
 from selfsup import training as verbs
 from selfsup.errors import UserError
 from selfsup.run import Run
 from selfsup.training import resume, train
 
-EVERY = 4  # steps between two checkpoints
+EVERY = 3  # steps between two checkpoints
+PLAIN = ["simclr", "masked_lm"]  # enough where no state of an objective is asked for
 
 
 class Killed(BaseException):
@@ -44,7 +45,7 @@ def plain(cache, monkeypatch: pytest.MonkeyPatch):
     torch.set_num_threads(before)
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=PLAIN)
 def case(request: pytest.FixtureRequest) -> Case:
     return load_case(request.param)
 
@@ -90,11 +91,11 @@ def interrupt(work, arguments: tuple, folder: Path, number: int, chance: random.
     return child.exitcode
 
 
-@pytest.mark.parametrize("case", NAMES, indirect=True)
+@pytest.mark.parametrize("case", NAMES + FUSED, indirect=True)
 def test_killed_and_resumed_equals_never_stopped(case: Case, tmp_path):
-    """A kill of every objective, and two kinds of stop of some; each at a random moment after another checkpoint."""
-    stopped = case.name in FAMILIES
-    steps = 48 if stopped else 20  # an interruption comes at most 14 steps after the last
+    """A kill of every objective, and two kinds of stop of one; each at a random moment after another checkpoint."""
+    stopped = case.name == PLAIN[0]
+    steps = 36 if stopped else 16  # an interruption comes at most 10 steps after the last
     recipe = case.run_recipe(steps, save_every=EVERY)
     whole, folder = train(recipe, tmp_path / "whole", quiet=True), tmp_path / "run"
     chance = random.Random(case.name)
@@ -160,9 +161,10 @@ def test_a_finished_run_is_left_as_it_is(case: Case, six_steps):
 
 
 def test_more_of_a_trapezoid_equals_the_longer_run(case: Case, tmp_path):
-    """The same share of cool-down and the same number of warm-up steps: 2 of 10, and of 15."""
-    if case.name == "dino":
-        pytest.skip("its teacher goes by shares of the run, which are others in a longer one")
+    """The same share of cool-down and the same number of warm-up steps: 2 of 10, and of 15.
+
+    Not so of `dino`, whose teacher goes by shares of the run, which are others in a longer one.
+    """
     settings = {"schedule": "trapezoid", "cooldown": 0.2}
     short = train(case.run_recipe(10, warmup=2 / 10, **settings), tmp_path / "short", quiet=True)
     longer = resume(short.folder, more=5, quiet=True)
@@ -174,6 +176,7 @@ def test_more_of_a_trapezoid_equals_the_longer_run(case: Case, tmp_path):
     assert twice.step == 25 and [line["step"] for line in twice.lines("metrics.jsonl")] == list(range(1, 26))
 
 
+@pytest.mark.parametrize("case", FAMILIES, indirect=True)
 def test_more_of_a_cosine_goes_on(case: Case, tmp_path):
     run = train(case.run_recipe(20), tmp_path / "run", quiet=True)
     before = untimed(run.lines("metrics.jsonl"))

@@ -23,7 +23,7 @@ LAYERS = [
         "ops",
         "data nn encoder image_encoder image_network text_encoder text_network text_reading word_vectors predictors "
         "optim layer_decay",
-        "fields backbones recipes settings objective construct prepare size resolve",
+        "fields backbones recipes settings fusion objective construct prepare size resolve",
         "objectives",
         "run runtime cost",
         "exports eval predict word_files sentence_files restoration embedding vectors classify naming sides shots "

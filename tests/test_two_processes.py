@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from contract.case import BY_GRADIENT, FAMILIES, Case, differing, in_float64, load_case
+from contract.case import BY_GRADIENT, FAMILIES, FUSED, Case, differing, in_float64, load_case
 from contract.processes import join, start, start_group
 from selfsup import training as verbs
 from selfsup.nn.norm import has_batch_statistics
@@ -29,7 +29,7 @@ PAIRS = [(0, None), (0, 64), (1, 64), (4, None), (4, 64)]  # hard negatives, and
 def work(folder: Path) -> None:
     """What each process does: three steps of every objective in float64, and a whole run of some."""
     runtime = Runtime("float32")
-    for name in BY_GRADIENT:
+    for name in BY_GRADIENT + FUSED:
         objective = load_case(name).objective()
         micros = [1] if objective.couples_rows or has_batch_statistics(objective) else [1, 2]
         found = {micro: three_steps(load_case(name), micro, runtime) for micro in micros}
@@ -74,7 +74,7 @@ def folder(cache, tmp_path_factory) -> Path:
     return place
 
 
-@pytest.mark.parametrize("name", BY_GRADIENT)
+@pytest.mark.parametrize("name", BY_GRADIENT + FUSED)
 def test_two_processes_equal_one(folder: Path, name: str):
     one, first = (torch.load(folder / f"{name}-{which}.pt") for which in ("1-0", "2-0"))
     assert one.keys() == first.keys()
@@ -100,7 +100,7 @@ def test_pairs_of_two_processes_equal_one(folder: Path, kind: int | str, more: i
     assert differing(dict(first["weights"]), dict(second["weights"])) == []
 
 
-@pytest.mark.parametrize("name", BY_GRADIENT)
+@pytest.mark.parametrize("name", BY_GRADIENT + FUSED)
 def test_processes_do_not_drift_apart(folder: Path, name: str):
     first, second = (torch.load(folder / f"{name}-2-{rank}.pt") for rank in (0, 1))
     for micro in first:

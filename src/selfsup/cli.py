@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from selfsup.errors import UserError, nearest
-from selfsup.names import first_line, objective_names
+from selfsup.names import first_line, objective_names, parts_of
 
 HELP = ("-h", "--help")
 
@@ -100,10 +100,11 @@ def run(arguments: list[str]) -> int:
             raise UserError(
                 f"train what? selfsup train NAME --data ... --out ...; NAME is {', '.join(objective_names())}"
             )
-        if not rest[0].endswith(".py") and rest[0] not in objective_names():
-            raise UserError(
-                f"no objective {rest[0]!r}; {nearest(rest[0], objective_names())}, or a path to a .py file of yours"
-            )
+        for name in parts_of(rest[0]):
+            if not name.endswith(".py") and name not in objective_names():
+                raise UserError(
+                    f"no objective {name!r}; {nearest(name, objective_names())}, or a path to a .py file of yours"
+                )
     from selfsup.parse import call
 
     return call(verb, rest)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from transformers import AutoTokenizer
@@ -13,6 +13,7 @@ from selfsup.data.facts import CaptionFacts, Facts, ImageFacts
 from selfsup.data.tokenizer import with_ends
 from selfsup.encoder import Encoder, load_encoder
 from selfsup.errors import UserError
+from selfsup.fusion import part_of
 from selfsup.image_encoder import ImageEncoder
 from selfsup.image_network import chosen
 from selfsup.objective import Need, Objective, load_objective
@@ -146,15 +147,14 @@ def begin_heads(objective: Objective, recipe: Recipe, start: Path | None) -> Non
     came = {head for _, head in HEADS.values()}  # with the encoder
     for predictor in objective.predictors():
         if isinstance(predictor, Pair):
-            begin_pair(predictor, recipe, start)
+            begin_pair(predictor, recipe.backbone, part_of(recipe, objective, Pair.kind).config, start)
         folder = (start or Path(str(recipe.backbone.init)) / "model") / predictor.kind
         if isinstance(predictor, TextPredictor) and predictor.kind not in came and folder.exists():
             predictor.start_from(folder)
 
 
-def begin_pair(pair: Pair, recipe: Recipe, start: Path | None) -> None:
+def begin_pair(pair: Pair, backbone: Backbone, config: Any, start: Path | None) -> None:  # noqa: ANN401 - clip's own
     """Give each tower the projection that it had in a pair, and two of one pair their temperature."""
-    backbone = recipe.backbone
     assert isinstance(backbone, TowerBackbone)
     if start:
         return pair.start_from(start / pair.kind)
@@ -165,6 +165,6 @@ def begin_pair(pair: Pair, recipe: Recipe, start: Path | None) -> None:
             folders.setdefault(Path(place).resolve() / "model" / pair.kind, []).append(side)
     for folder, theirs in folders.items():
         pair.start_from(folder, theirs)
-    if vars(recipe.config).get("temperature") is not None:
-        pair.set_temperature(recipe.config.temperature)
+    if config.temperature is not None:
+        pair.set_temperature(config.temperature)
     return None

@@ -18,6 +18,11 @@ def flag_of(field: str) -> str:
     return "--" + FLAG.get(field, field).replace("_", "-")
 
 
+def chunk_flags(config: object) -> list[str]:
+    """Flags of an objective's settings that let a batch pass the network in parts."""
+    return [flag_of(name) for name in vars(config) if name.split("_")[-1] == "chunk"]
+
+
 def one_of(settings: object, names: tuple[str, ...]) -> list[str]:
     """The named settings that are given; raises `ValueError` for more than one."""
     given = [flag_of(name) for name in names if vars(settings)[name] is not None]

@@ -6,6 +6,7 @@ import ast
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "objectives"
+PLUS = "+"  # between the names of objectives that are fused
 
 
 def first_line(node: ast.Module | ast.FunctionDef) -> str:
@@ -17,3 +18,8 @@ def objective_names() -> dict[str, str]:
     """Name -> idea of every file in `objectives/`."""
     files = sorted(file for file in FOLDER.glob("*.py") if not file.stem.startswith("_"))
     return {file.stem: first_line(ast.parse(file.read_text(encoding="utf-8"))) for file in files}
+
+
+def parts_of(name: str) -> list[str]:
+    """The objectives that a name joins by `+`; a path to a file may have one in it."""
+    return [name] if Path(name).is_file() else name.split(PLUS)

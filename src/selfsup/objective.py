@@ -20,7 +20,7 @@ from selfsup.data.reader import Batch, Reader
 from selfsup.encoder import Encoder
 from selfsup.errors import UserError, nearest
 from selfsup.fields import FLAG
-from selfsup.names import objective_names
+from selfsup.names import objective_names, parts_of
 from selfsup.predictors.predictor import Predictor
 from selfsup.recipes import Budget, Recipe
 from selfsup.settings import complaint, section, sections
@@ -168,11 +168,16 @@ class ObjectiveModule(Protocol):
 
 
 def load_objective(name: str) -> ObjectiveModule:
-    """The module of an objective: a name in `objectives/`, or a path to a Python file.
+    """The module of an objective: a name in `objectives/`, a path to a Python file, or several joined by `+`.
 
     Raises:
         UserError: there is none, or a file of the user's is no Python or lacks a part of the contract.
     """
+    parts = parts_of(name)
+    if len(parts) > 1:
+        from selfsup.fusion.module import fused  # which needs this file
+
+        return fused(tuple(parts))
     if not name.endswith(".py"):
         known = objective_names()
         if name not in known:

@@ -15,6 +15,8 @@ from selfsup.data.pixels import PixelStore
 from selfsup.data.source import GIVEN, Data
 from selfsup.data.tokenizer import LEARNED
 from selfsup.errors import UserError
+from selfsup.fusion import apart
+from selfsup.names import PLUS, parts_of
 from selfsup.objective import load_objective
 from selfsup.prepare import Prepared
 from selfsup.recipes import CaptionData, ImageData, Optimizer, Pace, Recipe, TextData, WordData
@@ -36,8 +38,8 @@ def located(recipe: Recipe, data: Data | None) -> Recipe:
     if data is not None:
         name = os.fspath(data) if isinstance(data, str | os.PathLike) else GIVEN
         recipe = replace(recipe, data=replace(recipe.data, source=name))
-    if recipe.objective.endswith(".py"):
-        recipe = replace(recipe, objective=str(Path(recipe.objective).resolve()))
+    names = [str(Path(name).resolve()) if name.endswith(".py") else name for name in parts_of(recipe.objective)]
+    recipe = replace(recipe, objective=PLUS.join(names))
     if Path(recipe.data.source).expanduser().exists():
         source = str(Path(recipe.data.source).expanduser().resolve())
         recipe = replace(recipe, data=replace(recipe.data, source=source))
@@ -59,7 +61,7 @@ def located(recipe: Recipe, data: Data | None) -> Recipe:
 
 def _check_towers(recipe: Recipe, backbone: TowerBackbone) -> None:
     """Refuse what no tower could learn from."""
-    for side in vars(recipe.config).get("lock", ()):
+    for side in (side for _, config in apart(recipe) for side in vars(config).get("lock", ())):
         if not (backbone.image_init if side == "image" else backbone.text_init):
             raise UserError(
                 f"--lock {side}: a fresh tower would never learn; start it with --{side}-init, or drop --lock"

@@ -10,6 +10,7 @@ from selfsup.cost import step_flops
 from selfsup.data.draw import Draw
 from selfsup.data.reader import Batch
 from selfsup.errors import UserError
+from selfsup.fields import chunk_flags
 from selfsup.layer_decay import layer_scales
 from selfsup.nn.norm import has_batch_statistics
 from selfsup.objective import ClosedForm, Losses, Objective
@@ -66,8 +67,9 @@ class Backward:
                 "give 2 or more, such as --batch 64"
             )
         if chosen.micro > 1 and objective.couples_rows:
+            relief = " or ".join(chunk_flags(recipe.config)) or "a smaller --batch"
             raise UserError(
-                f"--micro {chosen.micro}: {recipe.objective} compares the rows of a batch; give --chunk in place of it"
+                f"--micro {chosen.micro}: {recipe.objective} compares the rows of a batch; give {relief} in place of it"
             )
         if chosen.micro > 1 and has_batch_statistics(objective):
             raise UserError(

@@ -26,6 +26,7 @@ from selfsup.data.token_store import TokenStore
 from selfsup.errors import UserError
 from selfsup.eval.findings import out_of_range
 from selfsup.eval.labelled import Labelled, open_labelled
+from selfsup.fields import chunk_flags
 from selfsup.loop import Training
 from selfsup.nn.norm import has_batch_statistics
 from selfsup.objective import Objective, load_objective
@@ -45,7 +46,7 @@ log = logging.getLogger("selfsup")
 
 
 @contextmanager
-def naming_relief(objective: Objective | None) -> Iterator[None]:
+def naming_relief(objective: Objective | None, config: object) -> Iterator[None]:
     """Turn exhausted memory into one line that names the flag which helps; no objective: it was too large to build."""
     try:
         yield
@@ -61,7 +62,8 @@ def naming_relief(objective: Objective | None) -> Iterator[None]:
             relief = "--micro 2 or a smaller --batch"
         else:
             text = all(isinstance(encoder, TextEncoder) for encoder in objective.encoders().values())
-            relief = f"--chunk {4096 if text else 64} or a smaller --batch"  # tokens, or pictures
+            size = 4096 if text else 64  # tokens, or pictures
+            relief = " or ".join([*(f"{flag} {size}" for flag in chunk_flags(config)), "a smaller --batch"])
         raise UserError(
             f"out of memory; start again with {relief}, and another --out if this one holds a run"
         ) from error
@@ -117,7 +119,7 @@ class Ready:
         began, meter = time.perf_counter(), Meter(runtime.device)
         runtime.start_tracker({"objective": training.recipe.objective, **asdict(training.recipe.optimizer)})
         try:
-            with naming_relief(training.objective):
+            with naming_relief(training.objective, training.recipe.config):
                 training.run(plan, start, run, self.checks, self.progress, deadline, meter)
             flops = training.flops()
             if runtime.main:
@@ -188,13 +190,13 @@ def train(recipe: Recipe, out: str | os.PathLike, data: Data | None = None, quie
     prepared = prepare(recipe.data, data, runtime.device.type == "cuda", progress)
     recipe = resolve(recipe, prepared, runtime.device, runtime.precision)
     tokenizer = prepared.train.tokenizer_folder if isinstance(prepared.train, TokenStore | CaptionStore) else None
-    with naming_relief(None):
+    with naming_relief(None, recipe.config):
         objective = construct(recipe, prepared.facts, tokenizer, None)
     ready = Ready.make(recipe, objective, prepared, data, runtime, progress)
     progress.say(describe(objective, prepared, recipe, runtime))
     for finding in out_of_range(recipe, objective.limits()):
         progress.say(f"doctor: {finding.said}")
-    with naming_relief(objective):
+    with naming_relief(objective, recipe.config):
         plan = make_plan(recipe.optimizer, 0, count_steps(recipe, ready.training, runtime, progress))
     if runtime.main:
         names = ("selfsup", "torch", "timm", "transformers", "accelerate", "numpy")

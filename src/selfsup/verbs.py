@@ -39,15 +39,15 @@ def show(run: Positional[str], json: Switch = False) -> int:
     """What a run is, or an objective: its recipe, its state, its scores.
 
     Args:
-        run: folder of a run, or name of an objective.
+        run: folder of a run, or name of an objective, such as simclr, or simclr+mae.
         json: print JSON.
     """
-    from selfsup.names import objective_names
+    from selfsup.names import objective_names, parts_of
     from selfsup.objective import load_objective
     from selfsup.run import Run
     from selfsup.settings import to_json
 
-    if run in objective_names():
+    if not Path(run).exists() and set(parts_of(run)) <= objective_names().keys():
         module = load_objective(run)
         if json:
             print(json_format.dumps(to_json(module.recipe()), indent=2))

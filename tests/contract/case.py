@@ -15,6 +15,7 @@ from selfsup.data.captions import CaptionStore
 from selfsup.data.draw import Draw
 from selfsup.data.reader import Batch, Reader
 from selfsup.data.token_store import TokenStore
+from selfsup.fusion import Fused
 from selfsup.loop import Training
 from selfsup.names import objective_names
 from selfsup.objective import Objective, ObjectiveModule, load_objective
@@ -28,6 +29,7 @@ from selfsup.runtime import Runtime
 NAMES = list(objective_names())
 # Those that have an optimizer; the others change their weights themselves, in one process and in float32.
 BY_GRADIENT = [name for name in NAMES if isinstance(load_objective(name).tiny().optimizer, Optimizer)]
+FUSED = ["simclr+mae"]  # which keeps the contract as its parts do
 # For what the loop does whatever the objective: pictures, text, and one with a teacher and a clock of its own.
 FAMILIES = ["simclr", "dino", "masked_lm"]
 TIMES = {"samples_per_s", "wait"}  # what differs between two equal runs
@@ -92,12 +94,12 @@ def steps(training: Training, count: int) -> list[dict[str, float]]:
 
 def in_float64(objective: Objective) -> Objective:
     """The objective in float64, its views too, so that sums in another order agree to 1e-9."""
-    views: Callable[[Batch, Draw], Batch] = objective.views
 
-    def exact(batch: Batch, draw: Draw) -> Batch:
+    def exact(views: Callable[[Batch, Draw], Batch], batch: Batch, draw: Draw) -> Batch:
         return {name: v.double() if v.is_floating_point() else v for name, v in views(batch, draw).items()}
 
-    objective.views = exact  # type: ignore[method-assign]
+    for part in objective.named().values() if isinstance(objective, Fused) else [objective]:
+        part.views = functools.partial(exact, part.views)  # type: ignore[method-assign]
     return objective.double()
 
 

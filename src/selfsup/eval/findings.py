@@ -163,9 +163,15 @@ def _gradient(signs: Signs) -> Finding | None:
     return None
 
 
+def _entropy(signs: Signs) -> float:
+    """Of a teacher, which may be a part of what is fused; not a number where there is none."""
+    names = (name for name in (signs.metrics[-1] if signs.metrics else ()) if name.split(".")[-1] == "teacher_entropy")
+    return signs.late(next(names, "teacher_entropy"))
+
+
 def _teacher(signs: Signs) -> Finding | None:
     """Whether a teacher says something, as a share of the entropy of saying nothing."""
-    entropy = signs.late("teacher_entropy")
+    entropy = _entropy(signs)
     if entropy < 0.02:
         why = "the teacher always names one prototype; try a higher teacher temperature, or a faster center"
         return Finding("teacher entropy", entropy, why)
@@ -190,7 +196,7 @@ def _waiting(signs: Signs) -> Finding | None:
 def _overfit(signs: Signs) -> Finding | None:
     """Whether the held-out loss has risen while training went on."""
     losses = [(line["step"], line["mean"]) for line in signs.held_out]
-    if len(losses) < 4 or not math.isnan(signs.late("teacher_entropy")):  # a teacher moves the goal all the time
+    if len(losses) < 4 or not math.isnan(_entropy(signs)):  # a teacher moves the goal all the time
         return None
     step, best = min(losses, key=lambda pair: pair[1])
     trivial = signs.held_out[-1]["chance"]

@@ -19,9 +19,11 @@ from selfsup.eval.hidden import Hidden
 from selfsup.eval.ngram import NGram
 from selfsup.eval.result import Result, result
 from selfsup.eval.verdict import ERROR, Gain
-from selfsup.objective import Objective, load_objective
+from selfsup.fusion import part_of
+from selfsup.objective import Objective
 from selfsup.ops.language import bits_per_byte
 from selfsup.predictors.filler import Filler
+from selfsup.predictors.generator import Generator
 from selfsup.progress import Progress
 from selfsup.run import Run
 from selfsup.runtime import fastest_device
@@ -73,8 +75,9 @@ def evaluate_language(
     """
     held_out = held_out.cut(0, min(len(held_out), MOST))
     objective, before = run.objective(), run.untrained()
-    causal = any(predictor.kind == "generate" for predictor in objective.predictors())
-    reader = load_objective(run.recipe.objective).reader(run.recipe.config, held_out)
+    causal = any(predictor.kind == Generator.kind for predictor in objective.predictors())
+    now, then = (part_of(run.recipe, one, Generator.kind if causal else Filler.kind) for one in (objective, before))
+    objective, before, reader = now.objective, then.objective, now.reader(held_out)
     hidden = None if causal else Hidden.of(before, reader)
     text = held_out.cut(1, len(held_out)).text().encode("utf-8") if causal else b""  # the first token is no target
     size = hidden.size(held_out.tokenizer) if hidden else len(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,7 +21,8 @@ from selfsup.eval.language import PAST
 from selfsup.eval.result import Result, result
 from selfsup.eval.tfidf import STRENGTHS, cosines, logistic, rare_words
 from selfsup.eval.verdict import Gain, gains
-from selfsup.objective import Objective, load_objective
+from selfsup.fusion import Part, part_of
+from selfsup.objective import Objective
 from selfsup.predictors.ranker import Ranker
 from selfsup.progress import Progress
 from selfsup.run import Run
@@ -173,8 +174,8 @@ class Bags:
         return torch.from_numpy(cosines(self.words, first, second))
 
 
-def _reader(run: Run, store: TokenStore) -> SegmentReader:
-    reader = load_objective(run.recipe.objective).reader(run.recipe.config, store)
+def _reader(run: Run, part: Part, store: TokenStore) -> SegmentReader:
+    reader = part.reader(store)
     if not isinstance(reader, SegmentReader):
         raise UserError(f"{run.recipe.objective}: order is scored on segments, its reader has to be a SegmentReader")
     return reader
@@ -213,16 +214,17 @@ def evaluate_order(
     Raises:
         UserError: there are too few passages.
     """
-    questions = Questions.of(_reader(run, held_out))
+    now, then = (part_of(run.recipe, one, Ranker.kind) for one in (run.objective(), run.untrained()))
+    questions = Questions.of(_reader(run, now, held_out))
     if not questions.start:
         log.info("%s: no document is long enough to choose a continuation from its passages", name)
     before = "start" if run.recipe.backbone.init else "untrained"
     answers: dict[str, Answers] = {}
-    for who, objective in (("run", run.objective()), (before, run.untrained())):
+    for who, objective in (("run", now.objective), (before, then.objective)):
         answers[who] = questions.answers(_shown(ranker_of(objective).scores, who, progress))
     if train is not None:
         progress.part("passages in order: raw", 0, 1)
-        bags = Bags.of(_reader(run, train.cut(max(len(train) - PAST, 0), len(train))), questions)
+        bags = Bags.of(_reader(run, now, train.cut(max(len(train) - PAST, 0), len(train))), questions)
         answers["raw"] = {**questions.answers(bags.overlap), "order": questions.answers(bags.before)["order"]}
     progress.part("passages in order", 1, 1)
     results = [
@@ -230,7 +232,7 @@ def evaluate_order(
          "layer": "head"}
         for who, of in answers.items() for asked, right in of.items()
     ]  # fmt: skip
-    asked = "next" if asdict(run.recipe.config).get("negatives") == "random" else "order"
+    asked = "next" if vars(now.config).get("negatives") == "random" else "order"
     compared = {who: of[asked][None] for who, of in answers.items()}
     compared["chance"] = torch.full_like(compared["run"], CHANCE[asked])
     return results, gains({WHERE[asked]: compared})
