@@ -6,7 +6,8 @@ NAME: `glyphs` (the demo; needs no data), `cifar10` (DIR has train/ and test/ wi
 (DIR has the text), `sst2`, `trec` and `understanding` (DIR has train.csv and test.csv with a text and a label; give
 each set of `understanding` an --out of its own; its two objectives have one network, but for what a token may look
 at), `order` (DIR has train/ and test/ with books), `sharing`, `windows`, `muon` and `dial` (DIR has books),
-`pictures` (all objectives for pictures; DIR is as for `cifar10`), `titles` and `spans` (mined negatives; DIR is what
+`pictures` (all objectives for pictures; DIR is as for `cifar10`), `fused` (two of them on one encoder beside each
+alone, and beside SimCLR on the same network; pictures of 64 px), `titles` and `spans` (mined negatives; DIR is what
 benchmarks/known_items.py writes; give each an --out of its own), `sts` (DIR is what benchmarks/sts_data.py writes, and
 has a run of word2vec in words/; its second kind goes on from its first). Each run is the printed command; a run that is
 complete is not done again, nor one whose scores are in FILE, where they are written as a line of JSON a run
@@ -28,6 +29,8 @@ import torch
 from beside_trainer import Text
 from transformers import ModernBertDecoderConfig, ModernBertDecoderForCausalLM
 
+from selfsup.image_encoder import ImageEncoder
+from selfsup.image_network import chosen
 from selfsup.runtime import Runtime
 
 SHALLOW = "--layers 1 --heads 4 --width 256"  # learns most in minutes, by pairs that are held out (docs/decisions.md)
@@ -65,6 +68,12 @@ JOBS = {  # kinds of runs by table
         name: f"train {name} --data {{data}} --minutes 10"
         for name in ("simclr", "mae", "dino", "rotation", "jigsaw", "inpainting")
     },
+    "fused": {
+        "simclr": "train simclr --data {data} --size nano --minutes 10",
+        "simclr, transformer": "train simclr --data {data} --init {transformer} --minutes 10",
+        "mae": "train mae --data {data} --size nano --minutes 10",
+        "simclr+mae": "train simclr+mae --data {data} --size nano --minutes 10",
+    },
     "titles": {
         kind: "train contrastive_text --data {data}/pairs --batch 64 --temperature 0.1 "
         f"{SHALLOW} --dropout 0.1 --minutes 2{flags and ' --mine-every 40'}{flags}"
@@ -85,7 +94,8 @@ JOBS = {  # kinds of runs by table
 }
 RETRIEVAL = ("--task retrieval --data {data}/judged", "--task retrieval --data {data}/known")
 EVALS = {  # flags of `eval`, where not once without any
-    "pictures": ("--labels 1% 100%", "--labels 1% --fine-tune"), "titles": RETRIEVAL, "spans": RETRIEVAL,
+    "pictures": ("--labels 1% 100%", "--labels 1% --fine-tune"), "fused": ("--labels 1% 100%",),
+    "titles": RETRIEVAL, "spans": RETRIEVAL,
     "sts": ("--task sts --data {data}/stsb --words {data}/words",),
 }  # fmt: skip
 SCORE = ("task", "labels", "metric", "representation", "mean", "chance")  # what the table is made of
@@ -153,6 +163,13 @@ def decoder(folder: Path, data: str, seed: int) -> None:
     text.train.tokenizer.save_pretrained(folder)
 
 
+def transformer(folder: Path, seed: int) -> None:
+    """The dial's smallest vision transformer for pictures of 64 px, with fresh weights."""
+    name, arguments = chosen(None, "nano", True, None, 64)
+    torch.manual_seed(seed)
+    ImageEncoder.create(name, arguments, 64, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)).save(folder)
+
+
 def commit() -> str:
     """The commit of this tree."""
     done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True)
@@ -176,10 +193,13 @@ def results(name: str, data: str, out: Path, seeds: list[int], keep: Path | None
                 continue
             code = out / f"{folder.name}.commit"
             if not (folder / "run.json").exists():
-                start = out / f"decoder-{seed}"
+                start = out / f"start-{seed}"
                 if "{decoder}" in command:
                     decoder(start, data, seed)
-                job = [word.format(data=data, decoder=start, before=before) for word in command.split()]
+                if "{transformer}" in command:
+                    transformer(start, seed)
+                places = {"data": data, "decoder": start, "transformer": start, "before": before}
+                job = [word.format(**places) for word in command.split()]
                 out.mkdir(parents=True, exist_ok=True)
                 code.write_text(commit())  # what trains it: the evaluation may come later
                 call(*job, "--seed", str(seed), "--out", str(folder))
