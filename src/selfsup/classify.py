@@ -139,10 +139,11 @@ def classify(
     run = Run(place) if (Path(place) / "run.json").exists() else None
     encoder = load_encoder(place).to(fastest_device())
     own = columns_there(data, columns)
-    open_source(data, own).require(encoder.kind)  # before the work on the examples
+    source = open_source(data, own)
+    source.require(encoder.kind)  # before the work on the examples
     labelled = _examples(encoder, run, like, columns, progress)
     tuned = load_classifier(run, labelled) if run is not None else None
     encoder, probe = tuned or (encoder, _probe(encoder, run, labelled))
-    found = encode_source(encoder.to(fastest_device()), data, own, progress)
+    found = encode_source(encoder.to(fastest_device()), source, progress)
     write_best(file, found, probe.logits(found.vectors), labelled.classes)
     return file

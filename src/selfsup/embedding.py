@@ -104,9 +104,9 @@ class Encoded:
     parts: list[str]
 
 
-def encode_source(encoder: Encoder, data: Data, columns: dict[str, str] | None, progress: Progress) -> Encoded:
+def encode_source(encoder: Encoder, source: Source, progress: Progress) -> Encoded:
     """Encode everything that a source holds."""
-    rows = Rows(encoder, open_source(data, columns), None, progress)
+    rows = Rows(encoder, source, None, progress)
     vectors, names, parts = [], [], []
     for span in rows.spans:
         vectors.append(rows.vectors(span))

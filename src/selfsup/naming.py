@@ -62,10 +62,9 @@ def name_classes(
             raise UserError(f"--sheet {page}: the allowed ending is .png")
         check_writable(page)
     pair = load_predictor(place, Pair)
-    sides, own = pair.sides(), columns_there(data, columns)
-    source = open_source(data, own)
+    sides, source = pair.sides(), open_source(data, columns_there(data, columns))
     source.require("image")
-    found = encode_source(sides["image"], data, own, Progress(not quiet))
+    found = encode_source(sides["image"], source, Progress(not quiet))
     cosines = found.vectors @ class_vectors(sides["text"], list(map(spoken, names)), filled).T  # (N, K)
     classes, chances = write_best(file, found, pair.scale * cosines, names)
     if page is not None:

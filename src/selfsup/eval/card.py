@@ -213,21 +213,25 @@ def _by_captions(
     progress: Progress,
 ) -> tuple[list[Result], list[Gain]]:
     """Classes by their names where there are labels, and captions by pictures and back where there are captions."""
-    results: list[Result] = []
-    found: list[Gain] = []
-    if labelled is not None:
-        assert isinstance(labelled.train, PixelStore)
-        results, found = evaluate_zero_shot(run, sides_of(run, labelled.train), labelled, templates, progress)
     try:
         opened = open_links(run, settings, data, progress)
     except UserError as error:
-        if not results:
+        if labelled is None:
             raise
         log.warning("not scored by captions: %s", error)  # what the labels have told stands
         opened = None
+    pictures = labelled.train if labelled is not None else opened[0].pictures if opened is not None else None
+    if pictures is None:
+        return [], []
+    assert isinstance(pictures, PixelStore)
+    results: list[Result] = []
+    found: list[Gain] = []
+    sides = sides_of(run, pictures)
+    if labelled is not None:
+        results, found = evaluate_zero_shot(run, sides, labelled, templates, progress)
     if opened is not None:
         links, split = opened
-        spoken, gained = evaluate_captions(run, sides_of(run, links.pictures), links, name, split, progress)
+        spoken, gained = evaluate_captions(run, sides, links, name, split, progress)
         results, found = results + spoken, found + gained
     return results, found
 
