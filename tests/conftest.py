@@ -48,6 +48,13 @@ def cache(tmp_path_factory):
         yield folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def small_maps():
+    """Maps of 60 embeddings in the pictures of runs: of a thousand each would take seconds."""
+    if "selfsup.report" in sys.modules:
+        sys.modules["selfsup.report"].POINTS = 60  # type: ignore[attr-defined]
+
+
 def refuse(what: str, host: object) -> None:
     """Fail the test unless `host` is this machine; what a test starts is guarded by `guard/sitecustomize.py`."""
     if not is_local(host):
