@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import colorsys
 import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,8 +32,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import ArrayLike, NDArray
 
+    from selfsup.eval.panel import Panel
+    from selfsup.eval.result import Result
+
 COLORS = ["#2f6690", "#d1603d", "#4f8a5b", "#7b5ea7", "#c9a227", "#4aa3b5", "#b5446e", "#8a6d4f", "#7d8590", "#8fb339"]
 HELD_OUT, LEGEND_LIMIT = "held-out", 20
+KEYS = 5  # names in a line above the scores of runs
 
 
 def loss_curve(
@@ -216,3 +221,79 @@ def similarity_matrix(path: str | Path, pictures: list[Picture], cosines: ArrayL
                 family=FONT, ha="center", va="center",
             )  # fmt: skip
     save_page(figure, path)
+
+
+def score_panels(path: str | Path, panels: Sequence[Panel]) -> None:
+    """Accuracies of several runs and their baselines: a frame for each label set, in it a line for each of them.
+
+    Each kind of score has a color; bars are standard deviations over draws of labels, a dashed line is chance.
+
+    Args:
+        path: the PNG file.
+        panels: what to draw.
+    """
+    from matplotlib.lines import Line2D
+
+    scores = [{who: _accuracies(cells) for who, cells in panel.cells.items()} for panel in panels]
+    columns = dict.fromkeys(column for one in scores for line in one.values() for column in line)
+    colors = dict(zip(columns, itertools.cycle(COLORS)))
+    left, right, row, head, foot, key = 2.3, 0.35, 0.27, 0.42, 0.45, 0.25  # inches
+    legend = key * -(-len(colors) // KEYS)
+    y = height = 2 * MARGIN + legend + sum(head + foot + row * len(one) for one in scores)
+    figure, wide = page(WIDTH, height), WIDTH - left - right
+    y -= MARGIN + legend
+    for panel, one in zip(panels, scores, strict=True):
+        y -= head
+        put_text(figure, left, y + 0.12, "".join(fitted(panel.title, wide, TITLE, limit=1)), TITLE - 1)
+        y -= row * len(one)
+        axes = figure.add_axes((left / WIDTH, y / height, wide / WIDTH, row * len(one) / height))
+        _draw_scores(axes, one, panel.chance, colors)
+        for place, who in enumerate(one):
+            run = next(iter(panel.cells[who].values()))["representation"] == "run"
+            axes.text(
+                -0.1 / wide, place, "".join(fitted(who, left - 0.3, TEXT, limit=1)), ha="right", va="center",
+                transform=axes.get_yaxis_transform(), fontsize=TEXT, family=FONT, color=INK if run else FAINT,
+                parse_math=False,
+            )  # fmt: skip
+        y -= foot
+    dots = [Line2D([], [], color=color, **_mark(column)) for column, color in colors.items()]
+    figure.legend(
+        dots, list(colors), loc="upper left", ncols=KEYS, frameon=False, labelcolor=INK,
+        prop={"family": FONT, "size": TEXT},
+    )  # fmt: skip
+    save_page(figure, path)
+
+
+def _accuracies(cells: Mapping[str, Result]) -> dict[str, tuple[float, float]]:
+    """Column -> accuracy and its deviation in percent, of the results that are accuracies."""
+    return {
+        column: (100 * row["mean"], 100 * row.get("sd_labels", 0.0))
+        for column, row in cells.items()
+        if row["metric"] == "accuracy"
+    }
+
+
+def _mark(column: str) -> dict[str, Any]:
+    """How a score is drawn: that of the best layer, which may be the last one's, as a ring around it."""
+    if column == "best layer":
+        return {"marker": "o", "linestyle": "", "markersize": 9, "markerfacecolor": "none", "markeredgewidth": 1.5}
+    return {"marker": "o", "linestyle": "", "markersize": 6, "markeredgecolor": "white", "markeredgewidth": 0.6}
+
+
+def _draw_scores(
+    axes: Axes, scores: Mapping[str, Mapping[str, tuple[float, float]]], chance: float, colors: Mapping[str, str]
+) -> None:
+    """A line for each name, on it a dot for each score."""
+    for place, line in enumerate(scores.values()):
+        axes.axhline(place, color=HAIR, linewidth=0.8, zorder=0)
+        for column, (mean, sd) in line.items():
+            axes.errorbar(mean, place, xerr=sd or None, fmt="none", ecolor=colors[column], elinewidth=1.4, zorder=2)
+            axes.plot(mean, place, color=colors[column], **_mark(column))
+    axes.axvline(100 * chance, color=FAINT, linewidth=1.2, linestyle=(0, (5, 3)), zorder=1)
+    axes.set(ylim=(len(scores) - 0.5, -0.5), yticks=[])
+    axes.margins(x=0.04)
+    axes.xaxis.set_major_formatter("{x:g} %")
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(FAINT)
+    axes.tick_params(color=FAINT, labelcolor=INK, labelsize=TEXT, labelfontfamily=FONT, length=3)
+    axes.grid(axis="x", color=HAIR, linewidth=0.8, zorder=0)

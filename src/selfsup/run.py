@@ -51,6 +51,26 @@ def write_text(path: Path, text: str) -> None:
         os.replace(fresh, path)
 
 
+def append_line(path: Path, line: Mapping[str, Any]) -> None:
+    """Append an object to a file of JSON lines."""
+    with writing(path), open(path, "a+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(end - 1, 0))
+        torn = file.read() not in (b"", b"\n")  # by a kill: this line must not be joined to it
+        file.write(b"\n" * torn + json.dumps(line).encode() + b"\n")
+
+
+def whole_lines(path: Path) -> list[dict[str, Any]]:
+    """All whole lines of a file of JSON lines; none where there is no file."""
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return found
+
+
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
     """A folder, made where it is not there, for one process at a time.
@@ -159,24 +179,11 @@ class Run:
 
     def log(self, name: str, line: Mapping[str, Any]) -> None:
         """Append a line to `metrics.jsonl` or `evals.jsonl`."""
-        with writing(self.folder / name), open(self.folder / name, "a+b") as file:
-            end = file.seek(0, os.SEEK_END)
-            file.seek(max(end - 1, 0))
-            torn = file.read() not in (b"", b"\n")  # by a kill: this line must not be joined to it
-            file.write(b"\n" * torn + json.dumps(line).encode() + b"\n")
+        append_line(self.folder / name, line)
 
     def lines(self, name: str) -> list[dict[str, Any]]:
         """All whole lines of a log; the torn last line of a killed run is left out."""
-        path = self.folder / name
-        if not path.exists():
-            return []
-        found = []
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                found.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
-        return found
+        return whole_lines(self.folder / name)
 
     def forget_after(self, step: int) -> None:
         """Drop the lines and checkpoints of steps that will be done again."""

@@ -5,16 +5,26 @@ from __future__ import annotations
 import json
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
+from selfsup.eval.panel import panels_of
+from selfsup.eval.result import labels_seen
+from selfsup.progress import clock
+
 if TYPE_CHECKING:
     from selfsup.search.hits import Hit
 
 INDENT = " " * 5
+# What a run has cost, and how that is written.
+COST: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "seconds": ("time", lambda row: clock(row["mean"])),
+    "samples": ("samples", lambda row: f"{row['mean']:,.0f}"),
+    "kWh": ("energy", lambda row: f"{1000 * row['mean']:,.2f} Wh{' est.' if 'estimate' in row['how'] else ''}"),
+}
 
 
 def json_lines(rows: Iterable[dict[str, Any]]) -> str:
@@ -36,23 +46,55 @@ def _results_table(rows: list[dict[str, Any]]) -> str:
         table.add_column(heading, justify="right" if heading in (*names, "labels", "chance") else "left", no_wrap=True)
     groups: dict[tuple[str, ...], dict[str, dict[str, Any]]] = {}
     for row in rows:
-        groups.setdefault((row["task"], _labels(row), row["metric"]), {})[row["representation"]] = row
+        groups.setdefault((row["task"], labels_seen(row), row["metric"]), {})[row["representation"]] = row
     for (task, labels, metric), group in groups.items():
         first = next(iter(group.values()))
         cells = [_number(group[name], metric) if name in group else "" for name in names]
         chance = _number({"mean": first["chance"]}, metric)
         table.add_row(task, labels, metric, *cells, chance, f"{first['data']} ({first['split']})")
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    return _printed(table, None if sys.stdout.isatty() else 160)
+
+
+def _printed(table: Table, width: int | None) -> str:
+    """A table at most so wide; as wide as the terminal if not given."""
+    console = Console(width=width)
     with console.capture() as captured:
         console.print(table)
     return captured.get()
 
 
-def _labels(row: dict[str, Any]) -> str:
-    """How many labels were seen: a share, or so many a class; nothing where none were."""
-    if "per_class" in row:
-        return f"{row['per_class']} a class"
-    return f"{100 * row['labels']:g} %" if row["labels"] else ""
+def comparison_text(rows: Sequence[dict[str, Any]]) -> str:
+    """A table of several runs, for each label set a row a run and its baselines; below it the verdicts."""
+    panels = panels_of(rows)
+    columns = list(dict.fromkeys(column for panel in panels for cells in panel.cells.values() for column in cells))
+    cost: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        if row["task"] == "cost":
+            cost.setdefault(row["run"], {})[row["metric"]] = row
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for number, heading in enumerate(("", *columns, *(heading for heading, _ in COST.values()))):
+        table.add_column(heading, justify="right" if number else "left", no_wrap=True)
+    for number, panel in enumerate(panels):
+        if number:
+            table.add_row()
+        table.add_row(panel.title, style="bold")
+        for who, cells in panel.cells.items():
+            spent = cost.get(next(iter(cells.values()))["run"], {})
+            scores = (_score(cells[column]) if column in cells else "-" for column in columns)
+            table.add_row(f"  {who}", *scores, *(shown(spent[name]) if name in spent else "-"
+                                                 for name, (_, shown) in COST.items()))  # fmt: skip
+        chance = _number({"mean": panel.chance}, "accuracy")
+        table.add_row("  chance", *("-" if column == "rank" else chance for column in columns), *("-" for _ in COST))
+    verdicts = "".join(f"\n{row['text']}" for row in rows if row["task"] == "verdict")
+    return _printed(table, 1000) + verdicts  # never cut: half a number would be another one
+
+
+def _score(row: dict[str, Any]) -> str:
+    """A score; of a layer that was chosen, which it is."""
+    layer = ""
+    if row["task"] == "layer":
+        layer = " (last)" if row["layer"] == "last" else f" ({row['layer']} of {len(row['held_out']) - 1})"
+    return _number(row, row["metric"]) + layer
 
 
 def _number(row: dict[str, Any], metric: str) -> str:

@@ -131,6 +131,39 @@ def eval_(  # noqa: PLR0913 - flags of one verb
     return 0
 
 
+def compare(
+    runs: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN ...", help_behavior_hint="")],
+    data: Annotated[tuple[str, ...], tyro.conf.arg(metavar="DATA ...", help_behavior_hint="")],
+    columns: tuple[str, ...] = (),
+    labels: Annotated[tuple[str, ...], tyro.conf.arg(metavar="AMOUNT ...")] = ("1%", "10%", "100%"),
+    fine_tune: Switch = False,
+    out: Path | None = None,
+    plot: Path | None = None,
+    json: Switch = False,
+) -> int:
+    """Several runs on several label sets: what each transfers, which of its layers does best, and what it has cost.
+
+    The raw input and each network untrained stand beside them.
+
+    Args:
+        runs: runs, exported folders, hf:ID or timm:NAME, which read the same kind of data.
+        data: labelled pictures or texts.
+        columns: columns of the data by meaning, such as label=species, each for the data that has it.
+        labels: how many the probes may see: 10% is a share, 5 is five a class.
+        fine_tune: train the whole networks with the labels too, beside the same from scratch; takes long.
+        out: file that each result is written to as soon as it is there, .jsonl; the same command goes on where it was
+            stopped, and with more runs or data only what is new is computed.
+        plot: file for a picture of the scores, .png.
+        json: print one JSON object a line.
+    """
+    from selfsup.compare import compare as compare_runs
+    from selfsup.tables import comparison_text, json_lines
+
+    rows = compare_runs(runs, data, columns, labels, fine_tune, out, plot)
+    print(json_lines(rows) if json else comparison_text(rows))
+    return 0
+
+
 def doctor(run: Positional[Path], json: Switch = False) -> int:
     """What is wrong with a run, the likely cause, and the flag to try.
 

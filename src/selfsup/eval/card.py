@@ -178,8 +178,6 @@ def _with_labels(
 ) -> tuple[list[Result], list[Gain]]:
     """Probes, and where asked the whole network trained on."""
     levels = usable(levels, labelled)
-    if not levels:
-        raise UserError(f"{labelled.name}: {len(labelled.labels)} labels are too few for --labels; try --labels 100%")
     scores = score(
         representations(run, labelled), labelled, levels, run.recipe.seed, progress,
         lambda probe, accuracy: save_probe(run, labelled, probe, accuracy),

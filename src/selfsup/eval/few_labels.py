@@ -48,6 +48,11 @@ class Level:
         """Whether these are all labels, so that there is nothing to draw."""
         return self.share == 1.0
 
+    @property
+    def draws(self) -> int:
+        """How often such labels are drawn."""
+        return 1 if self.whole else DRAWS
+
     def __str__(self) -> str:
         return f"{100 * self.share:g} %" if self.share else f"{self.per_class} a class"
 

@@ -40,19 +40,23 @@ def fine_tuned(run: Run, labelled: Labelled, levels: Sequence[Level], progress: 
     starts = {"run": trained, "scratch": trained.fresh(run.recipe.seed).to(fastest_device())}
     found = []
     for level in levels:
-        rows = level.rows(labelled.labels, 0)
         for name, encoder in starts.items():
-
-            def tell(done: int, of: int, what: str = f"fine-tuning {name}, {level}") -> None:
-                progress.part(what, done, of)
-
-            network = deepcopy(encoder)
-            head = tune(network, labelled, rows, run.recipe.seed, tell)
-            right = head.predict(network.encode(labelled.test)) == labelled.test_labels
-            found.append(Score("fine-tune", name, level, right[None]))
+            network, head, one = tuned_score(name, encoder, labelled, level, run.recipe.seed, progress)
+            found.append(one)
             if name == "run" and level is most:
-                save_classifier(run, labelled, network, head, float(right.double().mean()))
+                save_classifier(run, labelled, network, head, float(one.right.double().mean()))
     return found
+
+
+def tuned_score(
+    name: str, encoder: Encoder, labelled: Labelled, level: Level, seed: int, progress: Progress
+) -> tuple[Encoder, LinearProbe, Score]:
+    """The answers of a copy of an encoder that was trained with the first draw of labels; it, and its head."""
+    network = deepcopy(encoder)
+    rows = level.rows(labelled.labels, 0)
+    head = tune(network, labelled, rows, seed, lambda done, of: progress.part(f"fine-tuning {name}, {level}", done, of))
+    right = head.predict(network.encode(labelled.test)) == labelled.test_labels
+    return network, head, Score("fine-tune", name, level, right[None])
 
 
 def tune(

@@ -38,6 +38,7 @@ class Labelled:
         labels: (N,) int64.
         test: M samples to score on.
         test_labels: (M,) int64.
+        scored: fingerprint of the part to score on, where it is a part of its own.
     """
 
     name: str
@@ -48,6 +49,12 @@ class Labelled:
     labels: Tensor
     test: Samples
     test_labels: Tensor
+    scored: str = ""
+
+    @property
+    def key(self) -> str:
+        """Fingerprint of both parts."""
+        return fingerprint([self.identity, self.scored])
 
     @property
     def chance(self) -> float:
@@ -56,15 +63,17 @@ class Labelled:
 
     def sample(self, most: int, most_test: int) -> Labelled:
         """Some of the rows, evenly spread, for a quick look."""
-        rows, test_rows = (
-            np.unique(np.linspace(0, count - 1, min(count, limit)).astype(np.int64))
-            for count, limit in ((len(self.labels), most), (len(self.test_labels), most_test))
-        )
+        rows, test_rows = spread_rows(len(self.labels), most), spread_rows(len(self.test_labels), most_test)
         return replace(
             self,
             train=chosen(self.train, rows), labels=self.labels[torch.from_numpy(rows)],
             test=chosen(self.test, test_rows), test_labels=self.test_labels[torch.from_numpy(test_rows)],
         )  # fmt: skip
+
+
+def spread_rows(count: int, most: int) -> np.ndarray:
+    """Numbers of at most so many of `count` rows, evenly spread."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
 
 
 def chosen(samples: Samples, rows: np.ndarray) -> Samples:
@@ -173,4 +182,5 @@ def open_labelled(
     return Labelled(
         name, split, identity, train.classes,
         train.samples, torch.from_numpy(train.labels), test.samples, torch.from_numpy(test.labels),
+        source.parts[own].identity if own else "",
     )  # fmt: skip

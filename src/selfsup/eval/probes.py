@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import shutil
@@ -16,11 +17,12 @@ from selfsup.backbones import TowerBackbone
 from selfsup.data.pixels import PixelStore
 from selfsup.data.store import fingerprint
 from selfsup.encoder import Encoder, load_encoder
+from selfsup.errors import UserError
 from selfsup.eval.features import Features, Representation, raw_pixels
-from selfsup.eval.few_labels import DRAWS, Level
+from selfsup.eval.few_labels import Level
 from selfsup.eval.labelled import Labelled
 from selfsup.eval.linear import LinearProbe
-from selfsup.eval.result import Result, result
+from selfsup.eval.result import Result, number
 from selfsup.eval.tfidf import TfIdf
 from selfsup.eval.verdict import always
 from selfsup.image_encoder import ImageEncoder
@@ -49,39 +51,58 @@ class Score:
     right: Tensor
 
 
-def encoders_of(run: Run) -> dict[str, Encoder]:
+def encoders_of(run: Run, side: str | None = None) -> dict[str, Encoder]:
     """The encoders to compare: of the run, untrained, and as the run started where it was given weights.
 
     Batch norms of an untrained network get one pass of statistics later, without which it would be judged by chance.
+
+    Args:
+        run: any.
+        side: of two towers, `image` or `text`; that of pictures when not given.
     """
-    default = next(iter(run.untrained().encoders().values()))
-    found = {"run": run.encoder(), "untrained": default}
+    before = run.untrained().encoders()
+    first = before[side] if side else next(iter(before.values()))
+    found = {"run": run.encoder(side), "untrained": first}
     backbone = run.recipe.backbone
-    if backbone.image_init if isinstance(backbone, TowerBackbone) else backbone.init:
-        found |= {"untrained": default.fresh(run.recipe.seed), "start": default}
+    if isinstance(backbone, TowerBackbone):
+        backbone = backbone.text if side == "text" else backbone.image
+    if backbone.init:
+        found |= {"untrained": first.fresh(run.recipe.seed), "start": first}
     return {name: encoder.to(fastest_device()) for name, encoder in found.items()}
+
+
+def calibrate(encoder: Encoder, labelled: Labelled) -> None:
+    """Give the batch norms of an untrained network the statistics of labelled pictures; there are none for texts."""
+    if isinstance(encoder, ImageEncoder):
+        encoder.calibrate(labelled.sample(CALIBRATION, 1).train)
+
+
+def raw_input(labelled: Labelled, size: int) -> Representation:
+    """The samples themselves: pictures of `size` pixels, or the words of texts."""
+    train, test = labelled.train, labelled.test
+    if isinstance(train, PixelStore) and isinstance(test, PixelStore):
+        return Features(raw_pixels(train, size), raw_pixels(test, size), labelled)
+    return TfIdf(labelled)
 
 
 def representations(run: Run, labelled: Labelled) -> dict[str, Callable[[], Representation]]:
     """Who is compared, each made when its turn comes: the encoders, and the raw input."""
     encoders = encoders_of(run)
-    if isinstance(encoders["untrained"], ImageEncoder):
-        encoders["untrained"].calibrate(labelled.sample(CALIBRATION, 1).train)
+    calibrate(encoders["untrained"], labelled)
     found: dict[str, Callable[[], Representation]] = {
         name: lambda encoder=encoder: Features.of(encoder, labelled) for name, encoder in encoders.items()
     }
     trained = encoders["run"]
-    train, test = labelled.train, labelled.test
-    if isinstance(trained, ImageEncoder) and isinstance(train, PixelStore) and isinstance(test, PixelStore):
-        size = trained.about.size
-        found["raw"] = lambda: Features(raw_pixels(train, size), raw_pixels(test, size), labelled)
-    else:
-        found["raw"] = lambda: TfIdf(labelled)
-    return found
+    size = trained.about.size if isinstance(trained, ImageEncoder) else 0
+    return {**found, "raw": lambda: raw_input(labelled, size)}
 
 
 def usable(levels: Sequence[Level], labelled: Labelled) -> list[Level]:
-    """The levels that these labels allow; what is left out is said."""
+    """The levels that these labels allow; what is left out is said.
+
+    Raises:
+        UserError: they allow none.
+    """
     classes = len(labelled.classes)
     for level in levels:
         if not level.fits(labelled.labels, classes):
@@ -89,7 +110,41 @@ def usable(levels: Sequence[Level], labelled: Labelled) -> list[Level]:
                 "%s: %s of %d labels in %d classes is too few, left out", labelled.name, level, len(labelled.labels),
                 classes,
             )  # fmt: skip
-    return [level for level in levels if level.fits(labelled.labels, classes)]
+    found = [level for level in levels if level.fits(labelled.labels, classes)]
+    if not found:
+        raise UserError(f"{labelled.name}: {len(labelled.labels)} labels are too few for --labels; try --labels 100%")
+    return found
+
+
+def knn_score(name: str, representation: Representation, labelled: Labelled) -> Score:
+    """The answers of the nearest neighbors, which see all labels."""
+    return Score("knn", name, Level(share=1.0), (representation.knn() == labelled.test_labels)[None])
+
+
+def linear_score(
+    name: str,
+    representation: Representation,
+    labelled: Labelled,
+    level: Level,
+    seed: int,
+    tell: Callable[[], None] = lambda: None,
+) -> Score:
+    """The answers of linear probes, one a draw of the labels; what is chosen is chosen on the first.
+
+    Args:
+        name: who answers.
+        representation: what the probes see.
+        labelled: the data.
+        level: how many labels.
+        seed: of the probes.
+        tell: called before each.
+    """
+    representation.choose(level.rows(labelled.labels, 0), seed)
+    right = []
+    for draw in range(level.draws):
+        tell()
+        right.append(representation.linear(level.rows(labelled.labels, draw), seed) == labelled.test_labels)
+    return Score("linear", name, level, torch.stack(right))
 
 
 def score(
@@ -113,43 +168,41 @@ def score(
         progress: shows the work.
         keep: is given the run's probe on all labels, and its accuracy.
     """
-    found, everything = [], Level(share=1.0)
-    draws = {level: 1 if level.whole else DRAWS for level in levels}
-    done, total = 0, len(made) * (1 + sum(draws.values()))
+    found: list[Score] = []
+    total = len(made) * (1 + sum(level.draws for level in levels))
+    done = itertools.count()
     for name, make in made.items():
-        progress.part(f"probes: {name}", done, total)
+        progress.part(f"probes: {name}", next(done), total)
         representation = make()
-        found.append(Score("knn", name, everything, (representation.knn() == labelled.test_labels)[None]))
-        done += 1
+        found.append(knn_score(name, representation, labelled))
         for level in levels:
-            representation.choose(level.rows(labelled.labels, 0), seed)
-            right = []
-            for draw in range(draws[level]):
-                progress.part(f"probes: {name}, {level} of the labels", done, total)
-                rows = level.rows(labelled.labels, draw)
-                right.append(representation.linear(rows, seed) == labelled.test_labels)
-                done += 1
-            found.append(Score("linear", name, level, torch.stack(right)))
+
+            def tell(what: str = f"probes: {name}, {level} of the labels") -> None:
+                progress.part(what, next(done), total)
+
+            found.append(linear_score(name, representation, labelled, level, seed, tell))
             if name == "run" and level.whole and isinstance(representation, Features) and representation.probe:
-                keep(representation.probe, float(right[0].double().mean()))
+                keep(representation.probe, float(found[-1].right.double().mean()))
     progress.part("probes", total, total)
+    return found
+
+
+def line(labelled: Labelled, one: Score) -> Result:
+    """The result of a score, without step and seed."""
+    accuracy = one.right.double().mean(1)  # (draws,)
+    found = number(one.task, one.representation, "accuracy", float(accuracy.mean()), labelled.chance, labelled.name,
+                   labelled.split)  # fmt: skip
+    found["labels"] = one.level.seen(len(labelled.labels), len(labelled.classes))
+    if one.level.per_class:
+        found["per_class"] = one.level.per_class
+    if len(accuracy) > 1:
+        found["sd_labels"] = float(accuracy.std(correction=1))
     return found
 
 
 def lines(run: Run, labelled: Labelled, scores: Sequence[Score]) -> list[Result]:
     """One result for each score."""
-    found = []
-    for one in scores:
-        accuracy = one.right.double().mean(1)  # (draws,)
-        line = result(run, one.task, one.representation, "accuracy", float(accuracy.mean()), labelled.chance,
-                      labelled.name, labelled.split)  # fmt: skip
-        line["labels"] = one.level.seen(len(labelled.labels), len(labelled.classes))
-        if one.level.per_class:
-            line["per_class"] = one.level.per_class
-        if len(accuracy) > 1:
-            line["sd_labels"] = float(accuracy.std(correction=1))
-        found.append(line)
-    return found
+    return [{**line(labelled, one), "step": run.step, "seed": run.recipe.seed} for one in scores]
 
 
 def answers(labelled: Labelled, scores: Sequence[Score]) -> dict[str, dict[str, Tensor]]:

@@ -83,19 +83,20 @@ def interval(run: Tensor, other: Tensor, error: float) -> tuple[float, float]:
     return float(difference.mean()), half
 
 
-def gains(answers: Mapping[str, Mapping[str, Tensor]]) -> list[Gain]:
+def gains(answers: Mapping[str, Mapping[str, Tensor]], error: float = ERROR) -> list[Gain]:
     """The run against the best alternative, for each comparison.
 
-    The intervals of all comparisons hold together with probability 1 - `ERROR` (Bonferroni).
+    The intervals of all comparisons hold together with probability 1 - `error` (Bonferroni).
 
     Args:
         answers: what was compared -> representation -> (draws, M), see `interval`; `run` is among the representations.
+        error: probability that any of them misses.
     """
     found = []
     for where, of in answers.items():
         others = {name: right for name, right in of.items() if name != "run"}
         over = max(others, key=lambda name: float(others[name].double().mean()))
-        mean, half = interval(of["run"], others[over], ERROR / (len(answers) * len(others)))
+        mean, half = interval(of["run"], others[over], error / (len(answers) * len(others)))
         found.append(Gain(where, over, 100 * mean, 100 * half))
     return found
 
