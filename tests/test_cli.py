@@ -24,7 +24,7 @@ from selfsup.predictors.generator import Generator
 pytestmark = pytest.mark.usefixtures("short_fits")
 
 VERBS = ("list", "show", "train", "resume", "eval", "compare", "doctor", "classify", "embed")
-VERBS += ("mine", "near", "search", "generate", "fill", "continue", "export")
+VERBS += ("audit", "mine", "near", "search", "generate", "fill", "continue", "export")
 PICTURES = "--pixels 16 --hidden 8 --output 8 --batch 16 --steps 4 --log-every 1"
 TEXT = "--tokenizer byte --context 16 --layers 1 --heads 2 --width 16 --batch 4 --steps 4"
 KEYS = {"task", "representation", "data", "split", "step", "layer", "labels", "metric", "mean", "chance", "seed"}

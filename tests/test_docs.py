@@ -61,7 +61,7 @@ def commands(text: str) -> list[list[str]]:
     for line in re.findall(r"^(?:    |\$ )selfsup (.*?)(?:\s+#.*)?$", text, re.MULTILINE):
         words = shlex.split(re.sub(r"--(?:minutes|steps|epochs) \S+", "", line))
         short = ["--steps", "3", "--batch", "8", *(["--row", "64"] if words[:2] == ["train", "word2vec"] else [])]
-        found.append([*words, *short] if words[0] == "train" else words)
+        found.append([*words, *short] if words[0] in ("train", "audit") else words)
     return found
 
 

@@ -13,6 +13,7 @@ import torch
 from contract import test_contract as contract
 from contract.case import Case, load_case, steps
 from selfsup import recipe
+from selfsup.audit import audit
 from selfsup.backbones import TowerBackbone
 from selfsup.cli import run as command
 from selfsup.data.draw import Draw
@@ -262,3 +263,22 @@ def test_the_log_has_the_losses_of_the_parts():
     assert line["loss"] == pytest.approx(line["simclr.loss"] + line["mae.loss"], rel=1e-5)
     assert line["trivial"] == pytest.approx(line["simclr.trivial"] + line["mae.trivial"], rel=1e-5)
     assert np.isfinite(list(line.values())).all()
+
+
+def test_weights_of_rows_weigh_all_parts(tmp_path):
+    """Ones change nothing; a weight of zero leaves a row out of the losses of both."""
+    case = load_case("simclr+mae")
+    found = []
+    for weight in (None, torch.ones(8), torch.tensor([1.0] * 7 + [0.0])):
+        training = case.training(batch=8, micro=1)
+        batch, draw = case.batch(range(8))
+        losses = training.steps.losses({**batch, **({} if weight is None else {"weight": weight})}, draw, 1.0)
+        found.append((losses["loss"].item(), losses["example_loss"].detach()))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-6)
+    assert found[2][0] == pytest.approx(found[0][1][:7].mean().item(), rel=1e-5)
+
+
+def test_an_audit_asks_the_questions_of_all_parts(tmp_path):
+    made = load_objective("rotation+jigsaw").tiny()
+    found = audit(replace(made, budget=Budget(steps=2)), tmp_path / "audit", draws=1, quiet=True)
+    assert {one["name"] for one in found["questions"]} == {"rotation.accuracy", "jigsaw.accuracy"}

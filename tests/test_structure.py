@@ -28,8 +28,8 @@ LAYERS = [
         "run runtime cost",
         "exports eval predict word_files sentence_files restoration embedding vectors classify naming sides shots "
         "prompting search pictures plots report",
-        "checks loop steps mining",
-        "planning summary training audit compare mine",
+        "checks loop steps weighting mining",
+        "planning summary training folds answers suitability least audit compare mine",
         "cli parse verbs uses searches tables __main__",
     )
 ]

@@ -14,6 +14,7 @@ import torch
 from contract.case import BY_GRADIENT, FAMILIES, FUSED, Case, differing, in_float64, load_case
 from contract.processes import join, start, start_group
 from selfsup import training as verbs
+from selfsup.data.weights import Weighted
 from selfsup.nn.norm import has_batch_statistics
 from selfsup.planning import make_plan
 from selfsup.run import Run
@@ -22,8 +23,18 @@ from selfsup.training import resume, train
 from text_pairs import made_up, pair_case
 
 STEPS = 3
+WEIGHTED = ["rotation", "simclr"]  # rows alone, and rows that are compared
 LOSSES = [("softmax", "negatives"), ("sigmoid", "positives")]  # of pictures and captions
 PAIRS = [(0, None), (0, 64), (1, 64), (4, None), (4, 64)]  # hard negatives, and tokens in a chunk
+
+
+class WeightedCase(Case):
+    """A case whose rows have weights from 0 to 1."""
+
+    def reader(self) -> Weighted:
+        """The reader of the training rows."""
+        reader = super().reader()
+        return Weighted(reader, torch.arange(len(reader)) % 5 / 4)
 
 
 def work(folder: Path) -> None:
@@ -43,6 +54,9 @@ def work(folder: Path) -> None:
         config = replace(case.recipe.config, loss=loss, duplicates=duplicates)
         case = replace(case, recipe=replace(case.recipe, config=config))
         torch.save(three_steps(case, 1, runtime), folder / f"{loss}-{duplicates}-{runtime.world}-{runtime.rank}.pt")
+    for name in WEIGHTED:
+        found = three_steps(WeightedCase(**vars(load_case(name))), 1, runtime)
+        torch.save(found, folder / f"weighted-{name}-{runtime.world}-{runtime.rank}.pt")
     verbs.report = lambda *_: None  # type: ignore[assignment]
     end, last = Runtime.end, FAMILIES[-1]
     for name in FAMILIES:  # a finished run leaves the group; here the next one still needs it
@@ -98,6 +112,20 @@ def test_pairs_of_two_processes_equal_one(folder: Path, kind: int | str, more: i
     for place, weight in one["weights"].items():
         assert torch.allclose(weight, first["weights"][place], rtol=0, atol=1e-9), place
     assert differing(dict(first["weights"]), dict(second["weights"])) == []
+
+
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_weighted_rows_of_two_processes_equal_one(folder: Path, name: str):
+    """The shares of the processes differ in the sums of their weights."""
+    one, first, second = (torch.load(folder / f"weighted-{name}-{which}.pt") for which in ("1-0", "2-0", "2-1"))
+    for place, weight in one["weights"].items():
+        assert torch.allclose(weight, first["weights"][place], rtol=0, atol=1e-9), place
+    assert differing(dict(first["weights"]), dict(second["weights"])) == []
+    for lines in zip(one["metrics"], first["metrics"], strict=True):
+        shared = lines[0].keys() - {"trivial"}
+        assert [lines[0][key] for key in shared] == pytest.approx([lines[1][key] for key in shared], rel=1e-4)
+    plain = torch.load(folder / f"{name}-1-0.pt")[1]
+    assert differing(dict(one["weights"]), dict(plain["weights"])) != []
 
 
 @pytest.mark.parametrize("name", BY_GRADIENT + FUSED)

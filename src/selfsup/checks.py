@@ -17,7 +17,7 @@ from selfsup.eval.features import Features
 from selfsup.eval.findings import Signs, diagnose
 from selfsup.eval.health import some, vitals
 from selfsup.eval.labelled import Labelled
-from selfsup.objective import Objective, scalars
+from selfsup.objective import Objective, means, scalars
 from selfsup.prepare import Store
 from selfsup.progress import Progress
 from selfsup.recipes import Recipe
@@ -45,7 +45,7 @@ def validate(objective: Objective, reader: Reader, recipe: Recipe, runtime: Runt
             total = {name: total.get(name, torch.zeros_like(value)) + value for name, value in found.items()}
     summed = runtime.total(torch.stack(list(total.values())))
     named = dict(zip(total, summed.tolist(), strict=True))
-    return {name: value / named["count"] for name, value in named.items() if name != "count" and named["count"]}
+    return means(named) if named["count"] else {}
 
 
 class Checks:

@@ -49,14 +49,14 @@ def listing() -> str:
     return "\n".join(f"{name:<14}{what.split(': ', 1)[-1]}" for name, what in objective_names().items())
 
 
-def train_help() -> str:
-    """What `selfsup train --help` prints."""
+def train_help(verb: str) -> str:
+    """What `selfsup train --help` prints, and `selfsup audit --help`."""
     return "\n".join(
         [
-            "usage: selfsup train NAME --data SOURCE --out FOLDER [settings]", "", verbs()["train"], "",
+            f"usage: selfsup {verb} NAME --data SOURCE --out FOLDER [settings]", "", verbs()[verb], "",
             "NAME is one of these, or a path to a .py file of yours:", "", listing(), "",
-            "SOURCE is a folder, a file, sample:NAME or hf:ID; FOLDER is new, for the run.",
-            "selfsup train NAME --help explains all settings of an objective.",
+            "SOURCE is a folder, a file, sample:NAME or hf:ID; FOLDER is new, for what is made.",
+            f"selfsup {verb} NAME --help explains all settings of an objective.",
         ]
     )  # fmt: skip
 
@@ -89,16 +89,16 @@ def run(arguments: list[str]) -> int:
         return 0
     if verb not in verbs():
         raise UserError(f"no verb {verb!r}; {nearest(verb, ['list', *verbs()])}")
-    if verb in ("train", "search") and rest and rest[0] in HELP:
-        print(train_help() if verb == "train" else search_help())
+    if verb in ("train", "audit", "search") and rest and rest[0] in HELP:
+        print(search_help() if verb == "search" else train_help(verb))
         return 0
     if verb == "search" and (not rest or rest[0] not in search_parts()):
         asked = rest[0] if rest else "what"
         raise UserError(f"selfsup search {asked}? {nearest(asked, search_parts())}")
-    if verb == "train":
+    if verb in ("train", "audit"):
         if not rest or rest[0].startswith("-"):
             raise UserError(
-                f"train what? selfsup train NAME --data ... --out ...; NAME is {', '.join(objective_names())}"
+                f"{verb} what? selfsup {verb} NAME --data ... --out ...; NAME is {', '.join(objective_names())}"
             )
         for name in parts_of(rest[0]):
             if not name.endswith(".py") and name not in objective_names():

@@ -22,7 +22,7 @@ from selfsup.data.order import Order
 from selfsup.data.reader import Batch, Reader
 from selfsup.errors import UserError
 from selfsup.mining import Mining
-from selfsup.objective import Objective, scalars
+from selfsup.objective import Objective, means, scalars
 from selfsup.optim import Plan
 from selfsup.progress import Progress
 from selfsup.recipes import Recipe
@@ -79,8 +79,7 @@ class Training:
         if not all(map(math.isfinite, changed.values())):
             self._not_finite("gradient", step, suspects)
         self.objective.after_step((step + 1) / plan.stop)
-        means = {name: value / max(summed["count"], 1) for name, value in summed.items() if name != "count"}
-        return {**means, **changed, "rate": self.recipe.optimizer.rate * factor}
+        return {**means(summed), **changed, "rate": self.recipe.optimizer.rate * factor}
 
     def _not_finite(self, what: str, step: int, suspects: list[tuple[Tensor, Tensor | None]]) -> None:
         rows = torch.cat([rows.cpu() for rows, _ in suspects])

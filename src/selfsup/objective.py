@@ -28,14 +28,29 @@ from selfsup.settings import complaint, section, sections
 Losses = dict[str, Tensor]
 
 
-ROW_KEYS = ("example_loss", "example_correct")
+ROW_KEYS = ("example_loss", "example_count", "example_correct", "example_answer", "example_difficulty")
+COUNTS = ("count", "terms")
 
 
 def scalars(losses: Losses) -> dict[str, Tensor]:
-    """The entries that are one number for the batch, times the count; `count` itself as it is."""
-    count = losses["count"].detach().float()
-    means = {name: value.detach().float() * count for name, value in losses.items() if name not in (*ROW_KEYS, "count")}
-    return {**means, "count": count}
+    """The entries that are one number for the batch, as sums: the loss times `count`, metrics times `terms`.
+
+    Only where rows have weights are these two numbers; both are there as they are. `means` is the inverse.
+    """
+    counts = {name: losses[name].detach().float() for name in COUNTS if name in losses}
+    count, terms = counts["count"], counts.get("terms", counts["count"])
+    sums = {
+        name: value.detach().float() * (count if name == "loss" else terms)
+        for name, value in losses.items()
+        if name not in (*ROW_KEYS, *COUNTS)
+    }
+    return {**sums, **counts}
+
+
+def means(sums: Mapping[str, float]) -> dict[str, float]:
+    """Loss and metrics, from sums of `scalars` over micro-batches and processes; zeros where nothing was counted."""
+    count, terms = sums["count"] or 1.0, sums.get("terms", sums["count"]) or 1.0
+    return {name: value / (count if name == "loss" else terms) for name, value in sums.items() if name not in COUNTS}
 
 
 @dataclass(frozen=True)
@@ -58,10 +73,13 @@ class Objective(nn.Module, ABC):
     Attributes:
         couples_rows: the loss compares rows, so a batch cannot be split into micro-batches.
         mine_every: steps after which the companions of all rows are mined anew; None where rows have none.
+        questions: names of the Q questions that every row is asked, where each has an answer of its own and all share
+            these Q answers, the i-th being right for the i-th; `example_answer` has what was answered.
     """
 
     couples_rows: bool
     mine_every: int | None = None
+    questions: tuple[str, ...] = ()
 
     @abstractmethod
     def views(self, batch: Batch, draw: Draw) -> Batch:
@@ -73,7 +91,11 @@ class Objective(nn.Module, ABC):
 
         Returns:
             `loss`, the scalar mean; `count`, the number of terms it is the mean of; `trivial`, the loss of knowing
-            nothing; named scalar metrics; and where rows have them `example_loss` (B,) and `example_correct` (B,).
+            nothing; named scalar metrics; and where rows have them `example_loss` (B,), with gradients, and
+            `example_correct` (B,). For weights and audits there may also be `example_count` (B,), of how many terms
+            each row's loss is the mean, where rows differ in that; `example_answer` (B, Q), see `questions`; and
+            `example_difficulty` (B,), the loss of the question itself as a share of knowing nothing, where
+            `example_loss` has more in it than the question.
         """
 
     @abstractmethod
@@ -94,6 +116,14 @@ class Objective(nn.Module, ABC):
     def companions(self, marks: Batch) -> tuple[Tensor, dict[str, float]]:
         """(N, K) companions of every row from the marks of all, -1 for none; and about them, `cosine` for one."""
         raise NotImplementedError
+
+    def guessing(self, batch: int) -> Mapping[str, float]:
+        """What guessing gets, for each metric that is a share of pretext questions answered rightly; `audit` asks.
+
+        Args:
+            batch: number of rows that are scored together.
+        """
+        return {}
 
     def limits(self) -> Mapping[str, Limit]:
         """Ranges of settings, the objective's own or the optimizer's, outside of which `doctor` warns; none by default.

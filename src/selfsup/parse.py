@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, make_dataclass, replace
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Literal, TypeVar, Union, get_args
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args
 
 import tyro
 from pydantic import ValidationError
@@ -91,6 +91,18 @@ class Duration:
     """Minutes of training; a few steps are timed and undone, and the planned steps written down."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Asking:
+    """How the rows are asked, and what is printed."""
+
+    folds: int = 2
+    """Parts of the rows; each is asked by a network that was trained on the others."""
+    draws: int = 4
+    """How often each row is asked, under other random numbers."""
+    json: verbs.Switch = False
+    """Print JSON."""
+
+
 def _one_line(text: str) -> str:
     """What tyro says in a box over many lines, as one line: the flag, what was given and what is allowed."""
     lines = [line.strip("│ ") for line in re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()]
@@ -143,8 +155,8 @@ def parse(kind: Callable[..., Value], arguments: list[str], program: str, known:
 
 def call(verb: str, arguments: list[str]) -> int:
     """Call the function of a verb with its flags; returns its exit code."""
-    if verb == "train":
-        return verbs.train(tuple(arguments))
+    if verb in ("train", "audit"):
+        return vars(verbs)[verb](tuple(arguments))
     program, found = f"selfsup {verb}", {**vars(uses), **vars(verbs)}
     if verb == "search":
         verb, *arguments = arguments
@@ -165,6 +177,25 @@ def training(name: str, arguments: list[str]) -> tuple[Recipe, Path]:
     Raises:
         UserError: a flag or value that is not allowed.
     """
+    recipe, found = _recipe_of("train", name, arguments, "Folder for the run.", [])
+    return recipe, found["out"]
+
+
+def auditing(name: str, arguments: list[str]) -> tuple[Recipe, Path, Asking]:
+    """The recipe, the folder and the rest that the flags of `selfsup audit NAME` ask for.
+
+    Raises:
+        UserError: a flag or value that is not allowed.
+    """
+    asking: list[tuple[str, type, Any]] = [("asking", Asking, dataclasses.field(default=Asking()))]
+    recipe, found = _recipe_of("audit", name, arguments, "Folder for what is found.", asking)
+    return recipe, found["out"], found["asking"]
+
+
+def _recipe_of(
+    verb: str, name: str, arguments: list[str], out: str, more: list[tuple[str, type, Any]]
+) -> tuple[Recipe, dict[str, Any]]:
+    """The recipe that the flags of a verb ask for, and the values of all, those of the dataclasses in `more` too."""
     from selfsup.objective import load_objective
 
     default = load_objective(name).recipe()
@@ -174,7 +205,8 @@ def training(name: str, arguments: list[str]) -> tuple[Recipe, Path]:
     flags = make_dataclass(
         "Training",
         [
-            ("out", Annotated[Path, tyro.conf.arg(help="Folder for the run.")]),
+            ("out", Annotated[Path, tyro.conf.arg(help=out)]),
+            *more,
             *((part, kind, dataclasses.field(default=value)) for part, kind, value in given),
             ("duration", Duration, dataclasses.field(default=Duration())),
             ("seed", Annotated[int, tyro.conf.arg(help="Seed of everything random.")], default.seed),
@@ -187,10 +219,11 @@ def training(name: str, arguments: list[str]) -> tuple[Recipe, Path]:
         frozen=True,
         kw_only=True,
     )
-    names = [field.name for part in (*[kind for _, kind, _ in given], Duration) for field in fields(part)]
+    kinds = [kind for _, kind, _ in (*given, *more)]
+    names = [field.name for part in (*kinds, Duration) for field in fields(part)]
     known = {flag_of(name) for name in (*names, "out", "seed", "precision")}
     try:
-        found = parse(flags, arguments, f"selfsup train {name}", known)
+        found = parse(flags, arguments, f"selfsup {verb} {name}", known)
         asked = {key: value for key, value in dataclasses.asdict(found.duration).items() if value is not None}
         chosen = {part: vars(found)[part] for part, _, _ in given}
         budget = Budget(**asked) if asked else default.budget
@@ -198,4 +231,4 @@ def training(name: str, arguments: list[str]) -> tuple[Recipe, Path]:
         owners = {kind.__name__: kind for _, kind, _ in given}
         raise UserError(complaint(error, owners.get(error.title, Budget))) from error
     recipe = Recipe(objective=name, budget=budget, seed=found.seed, precision=found.precision, **chosen)
-    return recipe, found.out
+    return recipe, vars(found)

@@ -28,6 +28,8 @@ class ImageData:
     """Prepared pictures beyond this are decoded again whenever they are needed."""
     workers: Annotated[int, Field(ge=0)] | None = None
     """Processes that read ahead; chosen from where the pictures lie when not given."""
+    weights: str | None = None
+    """Parquet file with a weight for every training row: `selfsup audit` writes it, `train` weighs the losses by it."""
 
 
 @validated(frozen=True, kw_only=True, config=STRICT)
@@ -48,6 +50,8 @@ class TextData:
     """Folder for prepared data; else $SELFSUP_CACHE, else ~/.cache/selfsup."""
     workers: Annotated[int, Field(ge=0)] | None = None
     """Processes that read ahead; none when not given, because windows are cheap to read."""
+    weights: str | None = None
+    """Parquet file with a weight for every training row: `selfsup audit` writes it, `train` weighs the losses by it."""
 
 
 @validated(frozen=True, kw_only=True, config=STRICT)

@@ -43,6 +43,9 @@ def located(recipe: Recipe, data: Data | None) -> Recipe:
     if Path(recipe.data.source).expanduser().exists():
         source = str(Path(recipe.data.source).expanduser().resolve())
         recipe = replace(recipe, data=replace(recipe.data, source=source))
+    if recipe.data.weights:
+        weights = Path(recipe.data.weights).expanduser().resolve()
+        recipe = replace(recipe, data=replace(recipe.data, weights=str(weights)))
     given, backbone = recipe.data, recipe.backbone
     if isinstance(given, TextData | CaptionData):
         towers = isinstance(backbone, TowerBackbone)

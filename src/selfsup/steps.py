@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from selfsup.cost import step_flops
 from selfsup.data.draw import Draw
 from selfsup.data.reader import Batch
+from selfsup.data.weights import WEIGHT
 from selfsup.errors import UserError
 from selfsup.fields import chunk_flags
 from selfsup.layer_decay import layer_scales
@@ -18,6 +19,7 @@ from selfsup.optim import make_optimizers, set_rates
 from selfsup.recipes import Recipe
 from selfsup.resolve import by_gradient
 from selfsup.runtime import Runtime, scale_and_clip
+from selfsup.weighting import weighted
 
 
 class Steps(Protocol):
@@ -94,8 +96,11 @@ class Backward:
 
     def losses(self, batch: Batch, draw: Draw, factor: float) -> Losses:
         """The losses of a micro-batch; its gradients are added to those of the ones before it."""
+        batch = self.runtime.move(batch)
         with self.runtime.autocast():
-            losses = self.wrapped(self.runtime.move(batch), draw.to(self.runtime.device))
+            losses = self.wrapped(batch, draw.to(self.runtime.device))
+        if WEIGHT in batch:
+            losses = weighted(losses, batch[WEIGHT])
         (losses["loss"] * losses["count"]).backward()
         return losses
 

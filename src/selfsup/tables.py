@@ -25,6 +25,7 @@ COST: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "samples": ("samples", lambda row: f"{row['mean']:,.0f}"),
     "kWh": ("energy", lambda row: f"{1000 * row['mean']:,.2f} Wh{' est.' if 'estimate' in row['how'] else ''}"),
 }
+LABELS = 12  # of an audit that are printed
 
 
 def json_lines(rows: Iterable[dict[str, Any]]) -> str:
@@ -52,15 +53,15 @@ def _results_table(rows: list[dict[str, Any]]) -> str:
         cells = [_number(group[name], metric) if name in group else "" for name in names]
         chance = _number({"mean": first["chance"]}, metric)
         table.add_row(task, labels, metric, *cells, chance, f"{first['data']} ({first['split']})")
-    return _printed(table, None if sys.stdout.isatty() else 160)
+    return _printed(table) + "\n"
 
 
-def _printed(table: Table, width: int | None) -> str:
+def _printed(table: Table, width: int | None = None) -> str:
     """A table at most so wide; as wide as the terminal if not given."""
-    console = Console(width=width)
+    console = Console(width=width or (None if sys.stdout.isatty() else 160))
     with console.capture() as captured:
         console.print(table)
-    return captured.get()
+    return captured.get().rstrip("\n")
 
 
 def comparison_text(rows: Sequence[dict[str, Any]]) -> str:
@@ -86,7 +87,7 @@ def comparison_text(rows: Sequence[dict[str, Any]]) -> str:
         chance = _number({"mean": panel.chance}, "accuracy")
         table.add_row("  chance", *("-" if column == "rank" else chance for column in columns), *("-" for _ in COST))
     verdicts = "".join(f"\n{row['text']}" for row in rows if row["task"] == "verdict")
-    return _printed(table, 1000) + verdicts  # never cut: half a number would be another one
+    return f"{_printed(table, 1000)}\n{verdicts}"  # never cut: half a number would be another one
 
 
 def _score(row: dict[str, Any]) -> str:
@@ -123,3 +124,45 @@ def hits_text(hits: Sequence[Hit]) -> str:
 def chance_table(rows: Sequence[tuple[str, float]]) -> str:
     """Texts, each behind its probability in percent."""
     return "\n".join(f"{100 * chance:>6.1f} %  {text}" for text, chance in rows)
+
+
+def audit_text(found: dict[str, Any]) -> str:
+    """What an audit found: the questions, the labels where there are some, and the verdict."""
+    asked = [
+        (one["name"], _share(one["right"], one["half"]), f"{100 * one['guessing']:.3g} %") for one in found["questions"]
+    ]
+    loss = ("loss", f"{found['loss']:.4g}", f"{found['trivial']:.4g}")
+    parts = [_table(("held-out", "", "guessing"), [*asked, loss])]
+    if found["confusions"]:
+        parts.append("\n".join(f"{100 * one['share']:>6.1f} %  {_taken(one)}" for one in found["confusions"][:3]))
+    if found["labels"]:
+        lines = [
+            (
+                one["label"], f"{one['rows']:,}", _share(one["all_right"]), f"{one['difficulty']:.2f}",
+                _share(one["in_doubt"]), "; ".join(f"{_taken(c)} {100 * c['share']:.0f} %" for c in one["confusions"]),
+            )
+            for one in found["labels"][:LABELS]
+        ]  # fmt: skip
+        parts.append(_table(("label", "rows", "all right", "difficulty", "in doubt", ""), lines))
+    return "\n\n".join([*parts, *filter(None, (found["text"], found["warning"]))])
+
+
+def _share(share: float | None, half: float | None = None) -> str:
+    interval = "" if half is None else f" ± {100 * half:.1f}"
+    return "" if share is None else f"{100 * share:.1f}{interval} %"
+
+
+def _taken(wrong: dict[str, Any]) -> str:
+    """A wrong answer in words."""
+    return f"{wrong['asked']} taken for {wrong['answered']}"
+
+
+def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Columns of equal width, the first and the last to the left."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for number, heading in enumerate(headings):
+        left = number in (0, 5)
+        table.add_column(heading, justify="left" if left else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    return _printed(table)

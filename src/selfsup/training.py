@@ -23,6 +23,7 @@ from selfsup.data.captions import CaptionStore
 from selfsup.data.facts import of_pictures
 from selfsup.data.source import Data
 from selfsup.data.token_store import TokenStore
+from selfsup.data.weights import Weighted, file_digest, load_weights
 from selfsup.errors import UserError
 from selfsup.eval.findings import out_of_range
 from selfsup.eval.labelled import Labelled, open_labelled
@@ -41,6 +42,7 @@ from selfsup.run import Run, check_free
 from selfsup.runtime import Runtime
 from selfsup.summary import describe
 from selfsup.text_encoder import TextEncoder
+from selfsup.weighting import require_row_losses
 
 log = logging.getLogger("selfsup")
 
@@ -97,7 +99,13 @@ class Ready:
         Held-out rows are read only where every process would have some.
         """
         module = load_objective(recipe.objective)
-        training = Training(objective, module.reader(recipe.config, prepared.train), recipe, runtime)
+        reader = module.reader(recipe.config, prepared.train)
+        weights = recipe.data.weights
+        if weights is not None:
+            reader = Weighted(reader, load_weights(weights, prepared.facts.content, len(reader)))
+        training = Training(objective, reader, recipe, runtime)
+        if weights is not None:
+            require_row_losses(objective, reader, recipe, runtime, f"--weights {weights}")
         held_out = None
         if prepared.held_out is not None:
             try:
@@ -205,6 +213,7 @@ def train(recipe: Recipe, out: str | os.PathLike, data: Data | None = None, quie
             "hardware": runtime.hardware(),
             "versions": {name: version(name) for name in names},
             "commit": runtime.commit(),
+            "weights": file_digest(recipe.data.weights),
         }
         Run.create(folder, recipe, prepared.facts, more, tokenizer, objective if recipe.backbone.init else None)
     runtime.wait()
@@ -232,6 +241,8 @@ def resume(folder: str | os.PathLike, more: int | None = None, data: Data | None
         raise UserError(
             f"{recipe.data.source} has changed since {folder} was trained on it; start a new run, with --init {folder}"
         )
+    if file_digest(recipe.data.weights) != run.record.get("weights"):
+        raise UserError(f"{recipe.data.weights} has changed since {folder} began with it; put it back")
     ready = Ready.make(recipe, run.untrained(), prepared, data, runtime, progress)
     training = ready.training
     start, plan = run.step, Plan(**run.record["plan"])

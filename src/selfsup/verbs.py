@@ -80,6 +80,25 @@ def train(arguments: tuple[str, ...]) -> int:
     return _until_stopped(lambda: run_training(recipe, out))
 
 
+def audit(arguments: tuple[str, ...]) -> int:
+    """How often can the question of an objective not be answered on your data? selfsup audit NAME --data ... --out ...
+
+    Args:
+        arguments: name of an objective, or a path to a .py file of yours, and flags: its settings, --folds, --draws.
+    """
+    from selfsup.parse import auditing
+
+    recipe, out, asking = auditing(arguments[0], list(arguments[1:]))
+    from selfsup.audit import audit as run_audit
+    from selfsup.tables import audit_text
+
+    def work() -> None:
+        found = run_audit(recipe, out, asking.folds, asking.draws, recipe.data.weights)
+        print(json_format.dumps(found) if asking.json else audit_text(found))
+
+    return _until_stopped(work)
+
+
 def resume(run: Positional[Path], more: int | None = None) -> int:
     """Go on with a stopped or killed run, exactly as if it had not been; --more gives a finished one more steps.
 

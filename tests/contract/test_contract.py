@@ -36,6 +36,7 @@ from selfsup.recipes import Recipe
 from selfsup.runtime import Runtime
 from selfsup.settings import from_json, section, sections, to_json
 from selfsup.text_encoder import TextEncoder
+from selfsup.weighting import weighted
 from selfsup.word_vectors import WordVectors
 
 GOLDEN = Path(__file__).with_name("golden.json")
@@ -161,9 +162,42 @@ def test_losses_are_whole(case: Case):
     assert losses["loss"].shape == losses["count"].shape == losses["trivial"].shape == ()
     assert losses["count"] > 0 and losses["trivial"] > 0
     assert all(value.isfinite().all() for value in losses.values())
-    for name in {"example_loss", "example_correct"} & losses.keys():
+    for name in {"example_loss", "example_count", "example_correct", "example_difficulty"} & losses.keys():
         assert losses[name].shape == (8,)
     assert all(value.numel() == 1 for name, value in losses.items() if not name.startswith("example_"))
+
+
+def test_what_is_guessed_is_asked(case: Case):
+    objective, (batch, draw) = case.objective(), case.batch(range(8))
+    losses = objective(batch, draw)
+    assert all(name in losses and 0 < share < 1 for name, share in objective.guessing(8).items())
+    count = len(objective.questions)
+    assert ("example_answer" in losses) == (count > 0)
+    if count:
+        answers = losses["example_answer"]
+        assert answers.shape == (8, count) and int(answers.min()) >= 0 and int(answers.max()) < count
+
+
+def gradients(objective: Objective, losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Of the loss times the count, which is what the loop makes."""
+    objective.zero_grad(set_to_none=True)
+    (losses["loss"] * losses["count"]).backward()
+    return {name: weight.grad for name, weight in objective.named_parameters() if weight.grad is not None}
+
+
+def test_weights_of_one_change_nothing(case: Case):
+    objective, (batch, draw) = case.objective(), case.batch(range(8))
+    if "example_loss" not in objective(batch, draw):
+        pytest.skip("the losses of rows are not told")
+    found = []
+    for change in (lambda losses: losses, lambda losses: weighted(losses, torch.ones(8))):
+        objective = case.objective()
+        losses = change(objective(batch, draw))
+        found.append((losses["loss"].detach(), losses["count"].float(), gradients(objective, losses)))
+    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
+    assert differing(found[0][2], found[1][2]) == []
+    twos = weighted(case.objective()(batch, draw), torch.full((8,), 2.0))
+    assert torch.allclose(twos["loss"], found[0][0]) and torch.allclose(twos["count"].float(), 2 * found[0][1])
 
 
 def test_every_trainable_weight_learns(case: Case):

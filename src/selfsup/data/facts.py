@@ -71,6 +71,11 @@ class CaptionFacts:
     text: TextFacts
     kind: str = "captions"
 
+    @property
+    def content(self) -> str:
+        """Digest of both."""
+        return f"{self.image.content}-{self.text.content}"
+
 
 Facts = ImageFacts | TextFacts | CaptionFacts
 

@@ -80,6 +80,14 @@ class Fused(Objective):
         for part in self.named().values():
             part.after_step(progress)
 
+    def guessing(self, batch: int) -> Mapping[str, float]:
+        """What guessing gets in the questions of all parts, each behind its part's name."""
+        return {
+            f"{name}.{metric}": share
+            for name, part in self.named().items()
+            for metric, share in part.guessing(batch).items()
+        }
+
     def limits(self) -> Mapping[str, Limit]:
         """Those of all parts; of what they share the narrowest."""
         found: dict[str, Limit] = {}

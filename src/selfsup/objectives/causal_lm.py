@@ -99,13 +99,15 @@ class CausalLM(Objective):
         nats, correct = token_losses(self.network, states.flatten(0, 1), shown["target"].flatten())
         counted = shown["counted"].flatten(1)  # (B, T)
         nats, correct = nats.view(counted.shape) * counted, correct.view(counted.shape) & counted
-        count, per_row = counted.sum(), counted.sum(1).clamp(min=1)
+        of_rows = counted.sum(1)
+        count, per_row = of_rows.sum(), of_rows.clamp(min=1)
         return {
             "loss": nats.sum() / count,
             "count": count,
             "trivial": nats.new_tensor(math.log(self.facts.vocabulary)),
             "accuracy": correct.sum() / count,
             "example_loss": nats.sum(1) / per_row,
+            "example_count": of_rows,
         }
 
     def encoders(self) -> Mapping[str, TextEncoder]:

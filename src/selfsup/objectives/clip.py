@@ -206,6 +206,10 @@ class CLIP(Objective):
         """Both towers in their common space."""
         return (self.pair,)
 
+    def guessing(self, batch: int) -> Mapping[str, float]:
+        """One caption or picture of the batch; whether a pair belongs together (SigLIP) is nearly always no."""
+        return {"accuracy": 1 / batch} if self.config.loss == "softmax" else {}
+
     def limits(self) -> Mapping[str, Limit]:
         """Wide ranges for batch and temperature; rules of thumb."""
         return {

@@ -112,6 +112,7 @@ class ContrastiveText(Objective):
     def __init__(self, config: Config, facts: TextFacts, encoder: TextEncoder) -> None:
         super().__init__()
         self.config, self.encoder, self.mine_every = config, encoder, config.mine_every
+        self.scored = facts.scored
         self.network = encoder.model
         self.template = Template.of(encoder.tokenizer)
         scale = torch.tensor(math.log(1 / config.temperature))
@@ -218,6 +219,10 @@ class ContrastiveText(Objective):
     def encoders(self) -> Mapping[str, TextEncoder]:
         """The transformer, whose vectors have the length 1."""
         return {"text": self.encoder}
+
+    def guessing(self, batch: int) -> Mapping[str, float]:
+        """One positive of the batch, and less where rows have negatives of their own; pairs with scores ask nothing."""
+        return {} if self.scored else {"accuracy": 1 / batch}
 
     def limits(self) -> Mapping[str, Limit]:
         """Wide ranges for batch and temperature; rules of thumb."""

@@ -98,7 +98,8 @@ class MaskedLM(Objective):
             targets.append(shown["target"][rows, :width][hidden])
             owners.append(rows[:, None].expand_as(hidden)[hidden])
         nats, correct = token_losses(self.network, torch.cat(states), torch.cat(targets))  # (M,)
-        count, per_row = shown["counted"].sum().clamp(min=1), shown["counted"].sum(1).clamp(min=1)
+        of_rows = shown["counted"].sum(1)
+        count, per_row = of_rows.sum().clamp(min=1), of_rows.clamp(min=1)
         of_row = nats.new_zeros(len(per_row)).index_add(0, torch.cat(owners), nats)
         return {
             "loss": nats.sum() / count,
@@ -106,6 +107,7 @@ class MaskedLM(Objective):
             "trivial": nats.new_tensor(math.log(self.facts.vocabulary)),
             "accuracy": correct.sum() / count,
             "example_loss": of_row / per_row,
+            "example_count": of_rows,
         }
 
     def encoders(self) -> Mapping[str, TextEncoder]:

@@ -47,6 +47,8 @@ class Config:
     """Probability of a mirrored view; 0 where left and right matter, as in letters."""
     color: Annotated[float, Field(ge=0)] = 0.25
     """Strength of the color jitter."""
+    gray: Share = 0.0
+    """Probability of a gray picture; 1 where a lens draws colored fringes, whose direction tells the turn by itself."""
 
 
 def backbones(config: Config, facts: ImageFacts) -> dict[str, Need]:
@@ -63,6 +65,7 @@ class Rotation(Objective):
     """Encoder and a linear classifier of turns."""
 
     couples_rows = False
+    questions = tuple(f"{90 * turn}\N{DEGREE SIGN}" for turn in range(TURNS))
 
     def __init__(self, config: Config, facts: ImageFacts, encoder: ImageEncoder) -> None:
         super().__init__()
@@ -70,8 +73,8 @@ class Rotation(Objective):
         self.encoder, self.backbone = encoder, encoder.module
         self.head = nn.Linear(encoder.width, TURNS)
         self.augment = Augment(
-            size=facts.size, crop_scale=(config.crop_min, 1.0), flip=config.flip, strength=config.color, gray=0.0,
-            blur=0.0,
+            size=facts.size, crop_scale=(config.crop_min, 1.0), flip=config.flip, strength=config.color,
+            gray=config.gray, blur=0.0,
         )  # fmt: skip
 
     def views(self, batch: Batch, draw: Draw) -> Batch:
@@ -90,7 +93,8 @@ class Rotation(Objective):
         logits = self.answers(views or self.views(batch, draw))
         turns = torch.arange(TURNS, device=logits.device).expand(len(logits), -1)
         loss = F.cross_entropy(logits.transpose(1, 2), turns, reduction="none")  # (B, 4)
-        correct = logits.argmax(2) == turns
+        told = logits.argmax(2)
+        correct = told == turns
         return {
             "loss": loss.mean(),
             "count": loss.new_tensor(loss.numel()),
@@ -98,11 +102,16 @@ class Rotation(Objective):
             "accuracy": correct.float().mean(),
             "example_loss": loss.mean(1),
             "example_correct": correct.all(1),
+            "example_answer": told,
         }
 
     def encoders(self) -> Mapping[str, ImageEncoder]:
         """The encoder, without the classifier."""
         return {"image": self.encoder}
+
+    def guessing(self, batch: int) -> Mapping[str, float]:
+        """One turn of four."""
+        return {"accuracy": 1 / TURNS}
 
     def limits(self) -> Mapping[str, Limit]:
         """A rule of thumb."""

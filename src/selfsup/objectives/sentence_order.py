@@ -144,12 +144,18 @@ class SentenceOrder(Objective):
             "accuracy": right.mean(),
             **{name: better[:, number].mean() for number, name in enumerate(names)},
             "example_loss": total,
+            "example_correct": (score[:, :1] > score[:, 1:]).all(1),
+            "example_difficulty": ranking / math.log(count),  # of the order, whatever the words
         }
 
     @staticmethod
     def _rival(pair: tuple[str, str]) -> str:
         """What the share of rows is called in which the author's order beats this one."""
         return "next_accuracy" if "foreign" in pair else "order_accuracy"
+
+    def guessing(self, batch: int) -> Mapping[str, float]:
+        """One of two, for each rival; how hidden words are told is no question of chance."""
+        return {self._rival(pair): 0.5 for pair in ARRANGEMENTS[self.config.negatives][1:]}
 
     def encoders(self) -> Mapping[str, TextEncoder]:
         """The transformer without its heads."""

@@ -128,6 +128,10 @@ class SimCLR(Objective):
         """The encoder f, without the projection."""
         return {"image": self.encoder}
 
+    def guessing(self, batch: int) -> Mapping[str, float]:
+        """One view of all but the one that asks."""
+        return {"accuracy": 1 / (2 * batch - 1)}
+
     def limits(self) -> Mapping[str, Limit]:
         """Wide ranges around what Chen et al. 2020 tried, for batch, temperature and crops; rules of thumb."""
         return {

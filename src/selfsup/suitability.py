@@ -1,0 +1,98 @@
+"""Whether an objective suits data, from how often its question is answered on held-out rows; and weights from that."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+# Fixed before any data were looked at (docs/decisions.md).
+POOR, GOOD = 0.1, 0.4  # gains below which an objective does not suit, and from which it does
+DOUBT = 0.5  # share of the loss of knowing nothing from which a row is in doubt
+LEAST = 0.1  # smallest weight
+EASY = 0.99  # share of right answers that is too good to be true ...
+FEW = 0.05  # ... where guessing gets at least this
+
+Kind = Literal["suits", "suits in part", "does not suit"]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A metric that is the share of pretext questions answered rightly, on held-out rows.
+
+    Attributes:
+        name: of the metric.
+        right: the share.
+        half: half the width of its interval at 95 %.
+        guess: what guessing gets.
+    """
+
+    name: str
+    right: float
+    half: float
+    guess: float
+
+    @property
+    def gain(self) -> float:
+        """1 for always right, 0 for no better than guessing."""
+        return (self.right - self.guess) / (1 - self.guess)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What an audit says.
+
+    Attributes:
+        kind: in three words.
+        said: in a sentence.
+        warning: another, where answers are suspiciously good; may be empty.
+    """
+
+    kind: Kind
+    said: str
+    warning: str
+
+
+def judge(name: str, questions: Sequence[Question], loss: float, trivial: float, doubt: float) -> Verdict:
+    """The verdict of an audit; the worst question decides, or the loss where there is none.
+
+    Args:
+        name: of the objective.
+        questions: that it asks.
+        loss: mean over held-out rows.
+        trivial: the loss of knowing nothing.
+        doubt: share of the rows that are in doubt.
+    """
+    if questions:
+        worst = min(questions, key=lambda question: question.gain)
+        gain = worst.gain
+        right = f"{100 * worst.right:.1f}" + (f" ± {100 * worst.half:.1f}" if math.isfinite(worst.half) else "")
+        found = f"{worst.name} {right} % on held-out rows, guessing gets {100 * worst.guess:.3g} %"
+    else:
+        gain = 1 - loss / trivial
+        found = f"a loss of {loss:.4g} on held-out rows, knowing nothing has {trivial:.4g}"
+    kind: Kind = "does not suit" if gain < POOR else "suits in part" if gain < GOOD else "suits"
+    verb = {"suits": "suits these data", "suits in part": "suits these data in part"}.get(kind, f"{kind} these data")
+    easy = [question for question in questions if question.right >= EASY and question.guess >= FEW]
+    warning = "".join(
+        f"{question.name} {100 * question.right:.1f} % is suspiciously easy: look for a shortcut, such as a border, a "
+        "watermark or a torn end"
+        for question in easy[:1]
+    )
+    return Verdict(kind, f"{name} {verb}: {found}; {100 * doubt:.0f} % of the rows are in doubt", warning)
+
+
+def in_doubt(difficulty: np.ndarray) -> np.ndarray:
+    """(N,) bool: rows whose held-out loss is half of that of knowing nothing, or more.
+
+    For the cross-entropy of n answers that is to be as unsure as between the square root of n: of four turns, two.
+    """
+    return difficulty >= DOUBT
+
+
+def weights_of(difficulty: np.ndarray) -> np.ndarray:
+    """(N,) weights: 1 where a row is not in doubt, falling to `LEAST` where nothing is known of it."""
+    return np.clip((1 - difficulty) / (1 - DOUBT), LEAST, 1.0)
