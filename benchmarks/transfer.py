@@ -1,0 +1,47 @@
+"""What transfers where: every objective for pictures, or for text, on several label sets.
+
+    python benchmarks/transfer.py NAME --train DIR --data DIR [DIR ...] [--out runs/transfer] [--minutes 10] [--seed 0]
+
+NAME: `pictures` or `text`. Each objective learns from the same data without labels for the same minutes, one after the
+other; `compare` then scores all of them on every label set. A run that is complete is not done again, nor a score that
+is in OUT/NAME.jsonl. The commands go to standard error as they are given, the table to standard output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from captions import trained
+from side_by_side import say
+
+OBJECTIVES = {
+    "pictures": ("simclr", "mae", "dino", "rotation", "jigsaw", "inpainting", "simclr+mae"),
+    "text": ("causal_lm", "masked_lm", "sentence_order", "contrastive_text", "word2vec"),
+}
+
+
+def main() -> None:
+    """Train what is missing, and compare."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("name", choices=sorted(OBJECTIVES))
+    parser.add_argument("--train", required=True)
+    parser.add_argument("--data", nargs="+", required=True)
+    parser.add_argument("--out", type=Path, default=Path("runs/transfer"))
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    runs = [given.out / f"{name.replace('+', '-')}-{given.seed}" for name in OBJECTIVES[given.name]]
+    for name, folder in zip(OBJECTIVES[given.name], runs, strict=True):
+        trained(f"train {name} --data {given.train} --minutes {given.minutes:g} --seed {given.seed}", folder)
+    kept, drawn = given.out / f"{given.name}.jsonl", given.out / f"{given.name}.png"
+    words = ["compare", *map(str, runs), "--data", *given.data, "--out", str(kept), "--plot", str(drawn)]
+    say(f"selfsup {shlex.join(words)}")
+    subprocess.run([sys.executable, "-m", "selfsup", *words], check=True)
+
+
+if __name__ == "__main__":
+    main()
