@@ -13,6 +13,7 @@ import torch
 from contract import test_contract as contract
 from contract.case import Case, load_case, steps
 from selfsup import recipe
+from selfsup import training as verbs
 from selfsup.audit import audit
 from selfsup.backbones import TowerBackbone
 from selfsup.cli import run as command
@@ -41,10 +42,11 @@ CONTRACT = [
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    """As in the contract suite."""
+def plain(monkeypatch: pytest.MonkeyPatch):
+    """One thread, as in the contract suite, and no pictures."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
+    monkeypatch.setattr(verbs, "report", lambda *_: None)
     yield
     torch.set_num_threads(before)
 
