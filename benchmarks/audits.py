@@ -1,0 +1,103 @@
+"""Whether pretext questions suit data, where it is known beforehand: the table of audits in docs/results.md.
+
+    python benchmarks/audits.py NAME --data DIR [--out runs/audits] [--seeds 0 1 2] [--keep FILE]
+
+NAME: `cifar10`, `mnist` and `blood_cells` ask for the turn of pictures, in color or gray. DIR is the training part, with a
+folder a class, of which the first 500 by name are taken: rotation of cells has no answer, of 0, 1 and 8 by half a turn
+neither. `novels` asks for the order of passages in the first four novels of DIR, as they are and with the sentences of
+each novel shuffled. An audit that is complete is not done again, nor one that is in FILE, where its report is written
+as a line of JSON. The table goes to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import re
+import shutil
+import sys
+from pathlib import Path
+
+from captions import shell
+from side_by_side import device_name, say
+
+TURNS = "audit rotation --data {data} --pixels 32 --steps 300"
+ORDER = "audit sentence_order --data {data} --context 64 --size nano --steps 400 --draws 2"
+JOBS = {
+    "cifar10": {"as they are": TURNS, "gray": f"{TURNS} --gray 1"},
+    "blood_cells": {"as they are": TURNS, "gray": f"{TURNS} --gray 1"},
+    "mnist": {"as they are": f"{TURNS} --flip 0"},
+    "novels": {"as they are": ORDER, "shuffled": ORDER},
+}
+SENTENCE = r"(?<=[.!?][\"'\u201d\u2019])\s+|(?<=[.!?])\s+"
+MOST, NOVELS = 500, 4  # pictures of a class, novels
+
+
+def some_pictures(data: Path, out: Path) -> None:
+    """The first pictures of each class."""
+    for folder in sorted(path for path in data.iterdir() if path.is_dir()):
+        (out / folder.name).mkdir(parents=True)
+        for file in sorted(path for path in folder.iterdir() if path.is_file())[:MOST]:
+            shutil.copy(file, out / folder.name)
+
+
+def some_novels(data: Path, out: Path, shuffled: bool) -> None:
+    """The first novels; shuffled: the sentences of each in another order, in paragraphs as long as they were."""
+    out.mkdir(parents=True)
+    for file in sorted(data.rglob("*.txt"))[:NOVELS]:
+        paragraphs = [" ".join(text.split()) for text in re.split(r"\n\s*\n", file.read_text(encoding="utf-8"))]
+        cut = [re.split(SENTENCE, text) for text in paragraphs if text]
+        sentences = [sentence for part in cut for sentence in part]
+        if shuffled:
+            random.Random(0).shuffle(sentences)
+        rest = iter(sentences)
+        (out / file.name).write_text("\n\n".join(" ".join(next(rest) for _ in part) for part in cut), encoding="utf-8")
+
+
+def made(name: str, kind: str, data: Path, out: Path) -> Path:
+    """The folder that is audited, made once."""
+    place = out / f"{name}-{kind.replace(' ', '-')}" if name == "novels" else out / name
+    if not place.exists():
+        fresh = place.with_name(place.name + ".new")
+        shutil.rmtree(fresh, ignore_errors=True)
+        some_novels(data, fresh, kind == "shuffled") if name == "novels" else some_pictures(data, fresh)
+        fresh.rename(place)
+    return place
+
+
+def main() -> None:
+    """Do the audits and print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("name", choices=sorted(JOBS))
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("runs/audits"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--keep", type=Path)
+    given = parser.parse_args()
+    kept = given.keep.read_text().splitlines() if given.keep and given.keep.exists() else []
+    lines = [line for line in map(json.loads, kept) if line["name"] == given.name]
+    for seed in given.seeds:
+        for kind, words in JOBS[given.name].items():
+            if any((line["kind"], line["seed"]) == (kind, seed) for line in lines):
+                continue
+            data = made(given.name, kind, given.data, given.out / "data")
+            folder = given.out / f"{given.name}-{kind.replace(' ', '-')}-{seed}"
+            shell(f"{words.format(data=data)} --seed {seed} --out {folder}")
+            report = json.loads((folder / "audit.json").read_text())
+            line = {"benchmark": "audits", "name": given.name, "kind": kind, "seed": seed, "device": device_name()}
+            lines.append(
+                {**line, "command": words.format(data="DIR") + f" --seed {seed}", **report, "data": given.name}
+            )
+            sys.stdout.write(json.dumps(lines[-1]) + "\n")
+            if given.keep:
+                with given.keep.open("a") as file:
+                    file.write(json.dumps(lines[-1]) + "\n")
+    for line in lines:
+        asked = "; ".join(f"{one['name']} {one['right']:.3f} ({one['guessing']:.3f})" for one in line["questions"])
+        labels = ", ".join(f"{one['label']} {one['difficulty']:.2f}" for one in line["labels"])
+        say(f"{line['name']}, {line['kind']}, seed {line['seed']}: {asked}; {line['text']}; {labels}")
+
+
+if __name__ == "__main__":
+    main()
