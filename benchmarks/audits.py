@@ -2,11 +2,11 @@
 
     python benchmarks/audits.py NAME --data DIR [--out runs/audits] [--seeds 0 1 2] [--keep FILE]
 
-NAME: `cifar10`, `mnist` and `blood_cells` ask for the turn of pictures, in color or gray. DIR is the training part, with a
-folder a class, of which the first 500 by name are taken: rotation of cells has no answer, of 0, 1 and 8 by half a turn
-neither. `novels` asks for the order of passages in the first four novels of DIR, as they are and with the sentences of
-each novel shuffled. An audit that is complete is not done again, nor one that is in FILE, where its report is written
-as a line of JSON. The table goes to standard error.
+NAME: `cifar10`, `mnist` and `blood_cells` ask for the turn of pictures, in color or gray. DIR is the training part with
+a folder a class, of which the first 500 by name are taken. Cells have no upper side, and 0, 1 and 8 look the same after
+half a turn. `novels` asks for the order of passages in the first four novels of DIR, as they are and with the sentences
+of each novel shuffled. An audit that is complete is not done again, nor one that is in FILE, where its report is
+written as a line of JSON. The table goes to standard error.
 """
 
 from __future__ import annotations

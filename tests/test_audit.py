@@ -31,14 +31,14 @@ from selfsup.errors import UserError
 from selfsup.folds import Scores, contents, cut, others
 from selfsup.loop import Training
 from selfsup.objective import Objective
+from selfsup.ops.weighting import weighted
 from selfsup.planning import make_plan
 from selfsup.prepare import prepare
 from selfsup.progress import Progress
 from selfsup.recipes import Recipe
 from selfsup.runtime import Runtime, Stopped
-from selfsup.suitability import Question, in_doubt, judge, weights_of
+from selfsup.suitability import Question, Told, in_doubt, judge, weights_of
 from selfsup.tables import audit_text
-from selfsup.weighting import weighted
 
 
 def digits(count: int = 96, twins: int = 8) -> Dataset:
@@ -223,22 +223,22 @@ class TestVerdict:
          (0.56, 0.25, "suits"), (0.54, 0.25, "suits in part"), (0.54, 0.5, "does not suit"), (0.71, 0.5, "suits")],
     )  # fmt: skip
     def test_a_question(self, right: float, guess: float, kind: str) -> None:
-        verdict = judge("turned", [Question("accuracy", right, 0.01, guess)], 1.0, 2.0, 0.41)
+        verdict = judge("turned", [Question("accuracy", right, 0.01, guess)], 0.41)
         assert verdict.kind == kind and verdict.warning == ""
         assert f"accuracy {100 * right:.1f} ± 1.0 %" in verdict.said and "41 % of the rows are in doubt" in verdict.said
         assert verdict.said.startswith("turned does not suit these data" if kind == "does not suit" else "turned suits")
 
     def test_the_worst_question_decides(self) -> None:
-        found = judge("order", [Question("next", 0.9, 0.0, 0.5), Question("swap", 0.52, math.nan, 0.5)], 1.0, 1.0, 0.0)
+        found = judge("order", [Question("next", 0.9, 0.0, 0.5), Question("swap", 0.52, math.nan, 0.5)], 0.0)
         assert found.kind == "does not suit" and "swap 52.0 % on" in found.said and "next" not in found.said
 
     def test_without_a_question_the_loss_decides(self) -> None:
-        kinds = [judge("mae", [], loss, 2.0, 0.0).kind for loss in (2.5, 1.9, 1.7, 1.21, 1.1)]
+        kinds = [judge("mae", [Told("loss", loss, 2.0)], 0.0).kind for loss in (2.5, 1.9, 1.7, 1.21, 1.1)]
         assert kinds == ["does not suit", "does not suit", "suits in part", "suits in part", "suits"]
 
     def test_what_is_too_easy(self) -> None:
-        assert "shortcut" in judge("jigsaw", [Question("accuracy", 0.995, 0.0, 0.25)], 0.1, 1.0, 0.0).warning
-        assert judge("simclr", [Question("accuracy", 0.995, 0.0, 0.002)], 0.1, 1.0, 0.0).warning == ""
+        assert "shortcut" in judge("jigsaw", [Question("accuracy", 0.995, 0.0, 0.25)], 0.0).warning
+        assert judge("simclr", [Question("accuracy", 0.995, 0.0, 0.002)], 0.0).warning == ""
 
     def test_weights(self) -> None:
         difficulty = np.array([0.0, 0.49, 0.5, 0.75, 0.96, 2.0])

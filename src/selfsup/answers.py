@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from selfsup.folds import Scores
-from selfsup.suitability import Question, in_doubt, judge, weights_of
+from selfsup.suitability import Question, Told, in_doubt, judge, weights_of
 
 INTERVAL = 1.96  # standard errors in half of an interval of 95 %
 
@@ -69,6 +69,16 @@ def by_label(scores: Scores, questions: Sequence[str], labels: np.ndarray, class
     return sorted(found, key=lambda line: -line["difficulty"])
 
 
+def losses_of(scores: Scores, asked: Sequence[Question]) -> list[Told]:
+    """The losses of an objective, or of those parts of a fused one, that ask no question with answers to guess at."""
+    starts = [name.removesuffix("loss") for name in scores.metrics if name.endswith(".loss")] or [""]
+    return [
+        Told(f"{start}loss", scores.metrics[f"{start}loss"][0], scores.metrics[f"{start}trivial"][0])
+        for start in starts
+        if not any(one.name.startswith(start) for one in asked)
+    ]
+
+
 def record_of(
     name: str, scores: Scores, questions: Sequence[str], labels: np.ndarray | None, classes: Sequence[str]
 ) -> dict[str, Any]:
@@ -82,10 +92,12 @@ def record_of(
         classes: their names.
     """
     half = {key: INTERVAL * math.sqrt(variance) for key, (_, variance) in scores.metrics.items()}
-    asked = [Question(key, scores.metrics[key][0], half[key], guess) for key, guess in scores.guesses.items()]
+    asked = [
+        Question(key, scores.metrics[key][0], half[key], guess) for key, guess in scores.guesses.items() if guess < 1
+    ]
     loss, trivial = (scores.metrics[key][0] for key in ("loss", "trivial"))
     doubt = float(in_doubt(scores.difficulty).mean())
-    verdict = judge(name, asked, loss, trivial, doubt)
+    verdict = judge(name, [*asked, *losses_of(scores, asked)], doubt)
     return {
         "verdict": verdict.kind,
         "text": verdict.said,

@@ -27,7 +27,7 @@ from selfsup.least import LEAST, MOST, TEXTS, draw_sheet, extremes, pages_of, te
 from selfsup.objective import Objective, load_objective
 from selfsup.prepare import Prepared, prepare
 from selfsup.progress import Progress
-from selfsup.recipes import ImageData, Recipe
+from selfsup.recipes import ImageData, Optimizer, Recipe
 from selfsup.resolve import located, resolve
 from selfsup.run import check_writable, held, write_text
 from selfsup.runtime import Runtime, signals
@@ -36,6 +36,7 @@ from selfsup.training import naming_relief
 from selfsup.weighting import require_row_losses
 
 ASKED = "asked.json"  # what the folder is for
+READING = ("workers", "cache", "cache_gb")  # settings that change no number
 Pages = dict[str, np.ndarray]
 
 
@@ -91,8 +92,10 @@ class Audit:
             UserError: it holds something else, or the objective cannot be audited.
         """
         recipe, file = self.recipe, self.folder / ASKED
+        plain = to_json(recipe)
+        plain["data"] = {name: value for name, value in plain["data"].items() if name not in READING}
         asked = {
-            "recipe": to_json(recipe), "folds": self.folds, "draws": self.draws,
+            "recipe": plain, "folds": self.folds, "draws": self.draws,
             "content": self.prepared.facts.content,
         }  # fmt: skip
         asked = json.loads(json.dumps(asked))
@@ -105,7 +108,11 @@ class Audit:
             return
         if self.folder.is_file() or {entry.name for entry in self.folder.iterdir()} - {"lock"}:
             raise UserError(f"{self.folder} is not empty and holds no audit; give another --out")
-        objective = self.objective().to(self.runtime.device)
+        objective, fewest = self.objective().to(self.runtime.device), int(np.bincount(self.fold_of).min())
+        if objective.couples_rows and fewest < 2:
+            raise UserError(
+                f"--folds {self.folds}: a fold has {fewest} row, and {recipe.objective} compares rows; give fewer"
+            )
         require_row_losses(objective, self.reader, recipe, self.runtime, f"selfsup audit {recipe.objective}")
         write_text(file, json.dumps({**asked, "steps": None}, indent=2))
 
@@ -242,6 +249,10 @@ def audit(
     for path in (folder, target):
         if path is not None:
             check_writable(path)
+    if target is not None and target.exists() and not (folder / "audit.json").exists():
+        raise UserError(f"--weights {target}: is there already; name another file")
+    if not isinstance(recipe.optimizer, Optimizer):
+        raise UserError(f"{recipe.objective} changes its weights by itself: it has no loss of each row to judge it by")
     recipe = located(replace(recipe, data=replace(recipe.data, weights=None)), data)
     runtime = Runtime(recipe.precision, isinstance(recipe.data, ImageData))
     if runtime.world > 1:

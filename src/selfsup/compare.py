@@ -79,7 +79,7 @@ def compare(
         UserError: runs of different kinds, data that one of them does not read or that has no labels, or a file that
             cannot be written.
     """
-    runs, sets = (list(dict.fromkeys(os.fspath(one).rstrip("/") for one in given)) for given in (places, data))
+    runs, sets = (list(dict.fromkeys(map(_plain, given))) for given in (places, data))
     if not runs or not sets:
         raise UserError("nothing to compare: give runs, and labelled data with --data")
     levels = [Level.parse(text) for text in dict.fromkeys(labels)]
@@ -109,6 +109,12 @@ def compare(
     if picture is not None:
         score_panels(picture, panels_of(rows))
     return rows + verdicts
+
+
+def _plain(place: str | os.PathLike) -> str:
+    """A path as it is written without detours; ids of the hub as they are."""
+    name = os.fspath(place)
+    return os.path.normpath(name) if Path(name).exists() else name
 
 
 def _picture(plot: str | os.PathLike | None) -> Path | None:
@@ -165,7 +171,9 @@ def _open(
         labelled = open_labelled(TextData(source=name, columns=columns), None, 0, progress)
     if labelled is None:
         raise UserError(f"{name} has no labels; give one folder per class, or a table with a label column")
-    return LabelSet(labelled, kind, usable(levels, labelled), _repeated(labelled, readers[kind]))
+    count, classes = len(labelled.labels), len(labelled.classes)
+    ordered = sorted(usable(levels, labelled), key=lambda level: level.seen(count, classes))  # the fewest labels first
+    return LabelSet(labelled, kind, ordered, _repeated(labelled, readers[kind]))
 
 
 def _repeated(labelled: Labelled, encoders: Mapping[str, Encoder]) -> list[str]:

@@ -63,11 +63,12 @@ def append_line(path: Path, line: Mapping[str, Any]) -> None:
 def whole_lines(path: Path) -> list[dict[str, Any]]:
     """All whole lines of a file of JSON lines; none where there is no file."""
     found = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
-            found.append(json.loads(line))
+            whole = json.loads(line)
         except json.JSONDecodeError:
             continue
+        found += [whole] if isinstance(whole, dict) else []
     return found
 
 

@@ -15,11 +15,11 @@ from selfsup.fields import chunk_flags
 from selfsup.layer_decay import layer_scales
 from selfsup.nn.norm import has_batch_statistics
 from selfsup.objective import ClosedForm, Losses, Objective
+from selfsup.ops.weighting import weighted
 from selfsup.optim import make_optimizers, set_rates
 from selfsup.recipes import Recipe
 from selfsup.resolve import by_gradient
 from selfsup.runtime import Runtime, scale_and_clip
-from selfsup.weighting import weighted
 
 
 class Steps(Protocol):
@@ -99,7 +99,7 @@ class Backward:
         batch = self.runtime.move(batch)
         with self.runtime.autocast():
             losses = self.wrapped(batch, draw.to(self.runtime.device))
-        if WEIGHT in batch:
+        if WEIGHT in batch and "terms" not in losses:  # which fused objectives weigh by parts
             losses = weighted(losses, batch[WEIGHT])
         (losses["loss"] * losses["count"]).backward()
         return losses

@@ -56,24 +56,42 @@ class Verdict:
     warning: str
 
 
-def judge(name: str, questions: Sequence[Question], loss: float, trivial: float, doubt: float) -> Verdict:
-    """The verdict of an audit; the worst question decides, or the loss where there is none.
+@dataclass(frozen=True)
+class Told:
+    """A loss that asks no question which could be guessed at, on held-out rows.
+
+    Attributes:
+        name: of the loss.
+        loss: its mean.
+        trivial: the loss of knowing nothing.
+    """
+
+    name: str
+    loss: float
+    trivial: float
+
+    @property
+    def gain(self) -> float:
+        """1 for no loss, 0 for that of knowing nothing."""
+        return 1 - self.loss / self.trivial
+
+
+def judge(name: str, asked: Sequence[Question | Told], doubt: float) -> Verdict:
+    """The verdict of an audit; the worst of what was asked decides.
 
     Args:
         name: of the objective.
-        questions: that it asks.
-        loss: mean over held-out rows.
-        trivial: the loss of knowing nothing.
+        asked: its questions, and the losses of what asks none.
         doubt: share of the rows that are in doubt.
     """
-    if questions:
-        worst = min(questions, key=lambda question: question.gain)
-        gain = worst.gain
+    worst = min(asked, key=lambda one: one.gain)
+    gain = worst.gain
+    if isinstance(worst, Question):
         right = f"{100 * worst.right:.1f}" + (f" ± {100 * worst.half:.1f}" if math.isfinite(worst.half) else "")
         found = f"{worst.name} {right} % on held-out rows, guessing gets {100 * worst.guess:.3g} %"
     else:
-        gain = 1 - loss / trivial
-        found = f"a loss of {loss:.4g} on held-out rows, knowing nothing has {trivial:.4g}"
+        found = f"a {worst.name} of {worst.loss:.4g} on held-out rows, knowing nothing has {worst.trivial:.4g}"
+    questions = [one for one in asked if isinstance(one, Question)]
     kind: Kind = "does not suit" if gain < POOR else "suits in part" if gain < GOOD else "suits"
     verb = {"suits": "suits these data", "suits in part": "suits these data in part"}.get(kind, f"{kind} these data")
     easy = [question for question in questions if question.right >= EASY and question.guess >= FEW]

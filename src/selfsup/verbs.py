@@ -47,7 +47,7 @@ def show(run: Positional[str], json: Switch = False) -> int:
     from selfsup.run import Run
     from selfsup.settings import to_json
 
-    if not Path(run).exists() and set(parts_of(run)) <= objective_names().keys():
+    if not Path(run).exists() and (run in objective_names() or len(parts_of(run)) > 1):
         module = load_objective(run)
         if json:
             print(json_format.dumps(to_json(module.recipe()), indent=2))

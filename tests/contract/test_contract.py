@@ -28,6 +28,7 @@ from selfsup.fields import flag_of
 from selfsup.nn.norm import has_batch_statistics
 from selfsup.objective import Objective, load_objective
 from selfsup.ops.spectrum import effective_rank
+from selfsup.ops.weighting import weighted
 from selfsup.parse import training as parse_training
 from selfsup.planning import make_plan
 from selfsup.prepare import Store, prepare
@@ -36,7 +37,6 @@ from selfsup.recipes import Recipe
 from selfsup.runtime import Runtime
 from selfsup.settings import from_json, section, sections, to_json
 from selfsup.text_encoder import TextEncoder
-from selfsup.weighting import weighted
 from selfsup.word_vectors import WordVectors
 
 GOLDEN = Path(__file__).with_name("golden.json")

@@ -62,21 +62,25 @@ def load_weights(path: str, content: str, rows: int) -> Tensor:
         table = parquet.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"--weights {path}: it is no Parquet file that can be read") from error
-    about = json.loads((table.schema.metadata or {}).get(ABOUT, b"{}"))
-    if not {"row", WEIGHT} <= {*table.column_names} or "content" not in about:
-        raise UserError(f"--weights {path}: needed are the columns row and weight, as selfsup audit writes them")
-    if about != {"content": content, "rows": rows}:
+    try:
+        about = json.loads((table.schema.metadata or {}).get(ABOUT, b""))
+        known, count = str(about["content"]), int(about["rows"])
+        row, weight = table["row"].to_numpy(), table[WEIGHT].to_numpy().astype(np.float32)
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"--weights {path} is for other data: {about['rows']:,} rows with the digest {about['content']}, and these "
+            f"--weights {path}: needed are the columns row and weight, as selfsup audit writes them"
+        ) from error
+    if (known, count) != (content, rows):
+        raise UserError(
+            f"--weights {path} is for other data: {count:,} rows with the digest {known}, and these "
             f"are {rows:,} with {content}; audit these, with the same --pixels, --tokenizer and --context"
         )
-    row, weight = (table[name].to_numpy() for name in ("row", WEIGHT))
     if not np.array_equal(np.sort(row), np.arange(rows)):
         raise UserError(f"--weights {path}: its column row has to name each of the {rows:,} rows once")
     if not (np.isfinite(weight).all() and (weight >= 0).all() and weight.any()):
         raise UserError(f"--weights {path}: weights have to be 0 or more, and some of them more")
     found = torch.empty(rows)
-    found[torch.from_numpy(row.copy())] = torch.from_numpy(weight.astype(np.float32))
+    found[torch.from_numpy(row.copy())] = torch.from_numpy(weight)
     return found
 
 

@@ -54,11 +54,12 @@ class Ledger:
         if not file.exists():
             return
         lines = whole_lines(file)
-        if file.stat().st_size and not any(isinstance(line, dict) and KEY in line for line in lines):
+        if file.stat().st_size and not any(KEY in line for line in lines):
             raise UserError(f"--out {file} is there and holds no results of compare; name another file")
         for line in lines:
             key, answers = line.pop(KEY, None), line.pop(ANSWERS, None)
-            self._known[key] = line, None if answers is None else unpacked(answers)
+            if key is not None:
+                self._known[key] = line, None if answers is None else unpacked(answers)
 
     def once(self, depends_on: Sequence[object], make: Callable[[], Found]) -> Found:
         """What was found before, or what is found now.

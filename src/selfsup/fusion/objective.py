@@ -10,12 +10,20 @@ from torch import Tensor, nn
 
 from selfsup.data.draw import Draw
 from selfsup.data.reader import Batch
+from selfsup.data.weights import WEIGHT
 from selfsup.encoder import Encoder
 from selfsup.fusion.reader import own
 from selfsup.objective import ROW_KEYS, Limit, Losses, Objective
 from selfsup.ops.gather import processes, sum_over_processes
+from selfsup.ops.weighting import TINY, weighted
 from selfsup.predictors.predictor import Predictor
 from selfsup.recipes import Optimizer
+
+
+def of_all(count: Tensor) -> Tensor:
+    """What the mean over a process's terms is multiplied with, so that the mean over processes is that of all terms."""
+    count = count.detach().float()
+    return count * processes()[1] / sum_over_processes(count).clamp(min=TINY)
 
 
 class Fused(Objective):
@@ -43,23 +51,42 @@ class Fused(Objective):
     def forward(self, batch: Batch, draw: Draw, views: Batch | None = None) -> Losses:
         """The weighted sum of the parts' mean losses; what each part says of itself stands behind its name."""
         found: Losses = {}
-        rows: list[Tensor | None] = []
-        _, world = processes()
+        rows: dict[str, Losses] = {}
         for name, part in self.named().items():
             losses = part(own(name, batch), draw.part(name), None if views is None else own(name, views))
-            count = losses.pop("count").detach().float()
-            # Its mean is over the terms of all processes, which may have different numbers of them.
-            share = count * world / sum_over_processes(count).clamp(min=1e-12)
-            rows.append(losses.get("example_loss"))
-            found |= {f"{name}.{key}": value * share for key, value in losses.items() if key not in ROW_KEYS}
+            if WEIGHT in batch:
+                losses = weighted(losses, batch[WEIGHT])
+            count, terms = losses.pop("count"), losses.pop("terms", None)
+            share, plain = of_all(count), of_all(count if terms is None else terms)
+            found |= {
+                f"{name}.{key}": value * (share if key == "loss" else plain)
+                for key, value in losses.items()
+                if key not in ROW_KEYS
+            }
+            rows[name] = losses
         sums = {
             key: torch.stack([weight * found[f"{name}.{key}"] for name, weight in self.weights.items()]).sum()
             for key in ("loss", "trivial")
         }
-        of_rows = [weight * row for weight, row in zip(self.weights.values(), rows, strict=True) if row is not None]
-        each = {"example_loss": torch.stack(of_rows).sum(0)} if len(of_rows) == len(rows) else {}
+        count = sums["loss"].new_tensor(len(draw))
+        counts = {"count": count, **({"terms": count} if WEIGHT in batch else {})}
         said = {name: value.detach() for name, value in found.items()}
-        return {**sums, "count": sums["loss"].new_tensor(len(draw)), **said, **each}
+        return {**sums, **counts, **said, **self._of_rows(rows)}
+
+    def _of_rows(self, rows: Mapping[str, Losses]) -> Losses:
+        """Loss and difficulty (B,) of each row, where all parts have one: weighted as the sums are."""
+        if not all("example_loss" in losses for losses in rows.values()):
+            return {}
+        loss = torch.stack([self.weights[name] * losses["example_loss"] for name, losses in rows.items()]).sum(0)
+        nothing = {name: self.weights[name] * losses["trivial"] for name, losses in rows.items()}
+        difficulty = [
+            nothing[name] * losses.get("example_difficulty", losses["example_loss"] / losses["trivial"])
+            for name, losses in rows.items()
+        ]
+        return {
+            "example_loss": loss,
+            "example_difficulty": (torch.stack(difficulty).sum(0) / torch.stack(list(nothing.values())).sum()).detach(),
+        }
 
     def encoders(self) -> Mapping[str, Encoder]:
         """Those of all parts; of one name the first."""
@@ -95,8 +122,9 @@ class Fused(Objective):
         for name, part in self.named().items():
             for setting, limit in part.limits().items():
                 key = setting if setting in shared else f"{name}_{setting}"
-                if key not in found or limit.low > found[key].low:
-                    found[key] = limit
+                other = found.get(key, limit)
+                low, high = max(limit.low, other.low), min(limit.high, other.high)
+                found[key] = Limit(low, high, limit.why if limit.low == low else other.why)
         return found
 
     def pictures(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:

@@ -24,6 +24,11 @@ class FusedReader(Reader):
     def __init__(self, readers: Mapping[str, Reader]) -> None:
         self.readers = dict(readers)
 
+    @property
+    def alike(self) -> bool:
+        """Whether all readers have as many rows, so that a row is the same for each."""
+        return len({len(reader) for reader in self.readers.values()}) == 1
+
     def __len__(self) -> int:
         return len(next(iter(self.readers.values())))
 

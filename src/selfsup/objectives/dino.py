@@ -195,6 +195,7 @@ class DINO(Objective):
             "patch_loss": patch_loss,
             "teacher_entropy": entropy_share(told),
             "example_loss": example,
+            "example_difficulty": example.detach() / nothing,  # of the crops alone, whatever the patches
         }
 
     def heat(self) -> Tensor:
