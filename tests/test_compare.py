@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import captioned
@@ -115,10 +116,10 @@ def test_the_better_one_is_best(told: Labelled) -> None:
     none = transferred(told, entrant("untrained", "untrained", (0.0, 0.0)), ledger)
     found = standing(told, {"bad": bad.scores, "good": good.scores}, {"untrained": none.scores})
     assert (found.best, found.worth) == ("good", True)
-    assert found.said.startswith("told: best of 2 is good (+") and "against bad); worth it: +" in found.said
+    assert found.said.startswith("best of 2 is good (+") and "against bad); worth it: +" in found.said
     nothing = standing(told, {"bad": none.scores}, {"untrained": good.scores})
     assert (nothing.best, nothing.worth) == ("bad", False)
-    assert nothing.said.startswith("told: bad; not worth it: -") and "is better" in nothing.said
+    assert nothing.said.startswith("bad; not worth it: -") and "is better" in nothing.said
     same = standing(told, {"one": good.scores, "two": good.scores}, {"untrained": none.scores})
     assert "(+0.0 ± 0.0 points at 100 % of the labels against two, not told apart)" in same.said
 
@@ -239,8 +240,8 @@ def test_pictures(place: Path, tmp_path: Path) -> None:
     record = selfsup.Run(a).record
     assert costs["samples"]["mean"] == 8 * 32 and costs["seconds"]["mean"] == record["seconds"]
     assert costs["kWh"]["mean"] == record["energy"]["kwh"] and costs["kWh"]["how"] == record["energy"]["cpu"]["how"]
-    verdict = rows[-1]
-    assert verdict["task"] == "verdict" and verdict["text"].startswith(f"{digits}: best of 2 is {verdict['run']} (")
+    verdict, best = rows[-1], Path(rows[-1]["run"]).name
+    assert verdict["task"] == "verdict" and verdict["text"].startswith(f"digits: best of 2 is {best} (")
     scores = selfsup.evaluate(a, digits, labels=("10%", "100%"), quiet=True)
     mine = {(row["task"], row["labels"]): row["mean"] for row in rows if row["run"] == a}
     same = {(row["task"], row["labels"]): row["mean"] for row in scores if row["representation"] == "run"}
@@ -308,6 +309,15 @@ def test_the_start_of_a_run_stands_beside_it(place: Path, tmp_path: Path) -> Non
     assert names(tmp_path / "more", place / "a") == ["run", "run", "untrained", "raw"], "the start is there itself"
 
 
+def test_who_has_diverged_is_named(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "a", tmp_path / "gone")
+    (file,) = (tmp_path / "gone" / "model").glob("image/*.safetensors")
+    state = {name: value * torch.nan if value.is_floating_point() else value for name, value in load_file(file).items()}
+    save_file(state, file, {"format": "pt"})
+    with pytest.raises(UserError, match=r"/gone on .*digits: the training features hold NaN"):
+        compare([place / "a", tmp_path / "gone"], [place / "digits"], labels=("100%",), quiet=True)
+
+
 # Channels and kinds
 
 
@@ -331,6 +341,14 @@ def test_two_towers_read_both(place: Path) -> None:
     }
 
 
+def test_the_exported_pair_of_two_towers(place: Path, tmp_path: Path) -> None:
+    """In its common space it has no layers but the last."""
+    selfsup.export(place / "clip", tmp_path / "out")
+    pair = tmp_path / "out" / "pair"
+    rows = compare([pair, place / "clip"], [place / "shapes"], labels=("100%",), quiet=True)
+    assert str(pair) in by_run(rows, "linear") and str(pair) not in by_run(rows, "layer")
+
+
 def test_texts(place: Path, capsys: pytest.CaptureFixture) -> None:
     words = [place / "lm", place / "masked", "--data", place / "texts.csv", "--labels", "100%"]
     words = ["compare", *map(str, words), "--columns", "text=body", "label=kind"]
@@ -343,10 +361,10 @@ def test_texts(place: Path, capsys: pytest.CaptureFixture) -> None:
     assert len(held_out) == 4 and all(list(one) == ["1", "2", "last"] for one in held_out)
     assert cli.run(words) == 0
     heading, title, *lines, empty, said = capsys.readouterr().out.splitlines()
-    assert heading.split("  ")[-1] and title.strip() == f"{place}/texts.csv (one in five by content)"
+    assert heading.split("  ")[-1] and title.strip() == "texts.csv (one in five by content)"
     assert [line.split()[0] for line in lines] == ["lm", "masked", "untrained", "untrained", "raw", "chance"]
     assert "Wh" in lines[0] and lines[2].split()[-3:] == ["-", "-", "-"] and not empty
-    assert said.startswith(f"{place}/texts.csv: best of 2 is") and "not worth it: " in said
+    assert said.startswith("texts.csv: best of 2 is") and "not worth it: " in said
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from selfsup.eval.entrants import READS, Entrant, entrants_of, read_by_all, read
 from selfsup.eval.few_labels import LEVELS, Level
 from selfsup.eval.labelled import Labelled, open_labelled
 from selfsup.eval.ledger import Ledger
-from selfsup.eval.panel import panels_of
-from selfsup.eval.probes import Score, usable
+from selfsup.eval.panel import panels_of, short_names
+from selfsup.eval.probes import usable
 from selfsup.eval.result import Result, number
 from selfsup.eval.standing import standing
 from selfsup.eval.transfer import Transfer
@@ -102,9 +102,9 @@ def compare(
     rows: list[Result] = []
     verdicts: list[Result] = []
     for one in opened:
-        found, verdict = _on_set(one, entrants[one.kind], fine_tune, ledger, progress)
-        rows += found
-        verdicts.append(verdict)
+        transfers = _on_set(one, entrants[one.kind], fine_tune, ledger, progress)
+        rows += [row for transfer in transfers for row in transfer.rows]
+        verdicts.append(_verdict(transfers, short_names(sets)[one.labelled.name], short_names(runs)))
     rows += [row for place in runs for row in _cost(place, ledger)]
     if picture is not None:
         score_panels(picture, panels_of(rows))
@@ -190,11 +190,9 @@ def _repeated(labelled: Labelled, encoders: Mapping[str, Encoder]) -> list[str]:
 
 def _on_set(
     one: LabelSet, entrants: Sequence[Entrant], fine_tune: bool, ledger: Ledger, progress: Progress
-) -> tuple[list[Result], Result]:
-    """All scores on one label set, and the verdict."""
-    rows: list[Result] = []
-    runs: dict[str, list[Score]] = {}
-    baselines: dict[str, list[Score]] = {}
+) -> list[Transfer]:
+    """All scores on one label set."""
+    name, found = one.labelled.name, []
     total, done = len(entrants) * (3 + len(one.levels) * (1 + fine_tune)), itertools.count()
 
     def tell(what: str) -> None:
@@ -202,20 +200,42 @@ def _on_set(
 
     for entrant in entrants:
         transfer = Transfer(entrant, one.labelled, ledger, tell, progress)
-        transfer.knn()
-        for level in one.levels:
-            transfer.linear(level)
-        transfer.best_layer()
-        transfer.rank()
-        for level in one.levels if fine_tune else []:
-            transfer.fine_tuned(level)
-        rows += transfer.rows
-        (runs if entrant.representation == "run" else baselines)[entrant.name] = transfer.scores
-    progress.part(one.labelled.name, total, total)
-    found = standing(one.labelled, runs, baselines)
-    labelled = one.labelled
-    verdict = number("verdict", "run", "worth it", float(found.worth), 0.0, labelled.name, labelled.split)
-    return rows, {**verdict, "run": found.best, "text": found.said}
+        try:
+            _ask(transfer, one.levels, fine_tune)
+        except UserError as error:  # such as a network that has diverged
+            raise UserError(f"{entrant.name} on {name}: {error}") from error
+        transfer.forget()
+        found.append(transfer)
+    progress.part(name, total, total)
+    return found
+
+
+def _verdict(transfers: Sequence[Transfer], data: str, names: Mapping[str, str]) -> Result:
+    """The best run on one label set, and whether it was worth it.
+
+    Args:
+        transfers: all scores there.
+        data: what to call the set.
+        names: what to call each run.
+    """
+    labelled = transfers[0].labelled
+    runs = {one.entrant.name: one.scores for one in transfers if one.entrant.representation == "run"}
+    baselines = {one.entrant.name: one.scores for one in transfers if one.entrant.name not in runs}
+    found = standing(labelled, {names[place]: scores for place, scores in runs.items()}, baselines)
+    best = next(place for place, name in names.items() if name == found.best)
+    row = number("verdict", "run", "worth it", float(found.worth), 0.0, labelled.name, labelled.split)
+    return {**row, "run": best, "text": f"{data}: {found.said}"}
+
+
+def _ask(transfer: Transfer, levels: Sequence[Level], fine_tune: bool) -> None:
+    """All questions, those first that a table begins with."""
+    transfer.knn()
+    for level in levels:
+        transfer.linear(level)
+    transfer.best_layer()
+    transfer.rank()
+    for level in levels if fine_tune else []:
+        transfer.fine_tuned(level)
 
 
 def _cost(place: str, ledger: Ledger) -> list[Result]:

@@ -29,12 +29,13 @@ class Panel:
 def panels_of(rows: Sequence[Result]) -> list[Panel]:
     """A panel for each label set, runs and columns in the order of the results."""
     names = short_names(list(dict.fromkeys(row["run"] for row in rows if row["representation"] == "run")))
+    sets = short_names(list(dict.fromkeys(row["data"] for row in rows if row["task"] in COLUMNS)))
     found: dict[str, Panel] = {}
     for row in rows:
         if row["task"] in COLUMNS:
             data = row["data"]
             if data not in found:
-                found[data] = Panel(f"{data} ({row['split']})", row["chance"])
+                found[data] = Panel(f"{sets[data]} ({row['split']})", row["chance"])
             column = COLUMNS[row["task"]]
             if row["task"] in ("linear", "fine-tune"):
                 column = f"{column} {labels_seen(row)}"

@@ -51,4 +51,4 @@ def standing(
         unsure = ", not told apart" if lead.kind == "none" else ""
         over = f"{lead.mean:+.1f} ± {lead.half:.1f} points {lead.where} against {lead.over}{unsure}"
         ahead = f"best of {len(runs)} is {best} ({over})"
-    return Standing(best, worth, f"{labelled.name}: {ahead}; {said}")
+    return Standing(best, worth, f"{ahead}; {said}")

@@ -52,6 +52,10 @@ class Transfer:
         """What the entrant sees in the samples: made when first needed, for all scores."""
         return self.entrant.make(self.labelled)
 
+    def forget(self) -> None:
+        """Let go of what the entrant sees, which is large; the results stay."""
+        vars(self).pop("representation", None)
+
     def knn(self) -> None:
         """Nearest neighbors."""
         self._score("knn", ALL, lambda: knn_score("", self.representation, self.labelled))
