@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 import torch
@@ -388,6 +389,14 @@ class TestWeightsFile:
         (tmp_path / "w.parquet").write_text("row,weight\n")
         refused("no Parquet file")
         parquet.write_table(weights_table(np.ones(3), "key").replace_schema_metadata({}), tmp_path / "w.parquet")
+        refused("as selfsup audit writes")
+        for about in (b"no JSON", b"[]", b'{"content": "key"}', b'{"content": "key", "rows": "some"}'):
+            whole = weights_table(np.ones(3), "key").replace_schema_metadata({b"selfsup": about})
+            parquet.write_table(whole, tmp_path / "w.parquet")
+            refused("as selfsup audit writes")
+        words = pa.table({"row": np.arange(3), "weight": ["a", "b", "c"]})
+        about = weights_table(np.ones(3), "key").schema.metadata
+        parquet.write_table(words.replace_schema_metadata(about), tmp_path / "w.parquet")
         refused("as selfsup audit writes")
         refused("for other data: 4 rows", np.ones(4))
         refused("0 or more", np.array([1.0, np.nan, 1.0]))

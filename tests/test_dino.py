@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from contract.case import load_case
 from selfsup.data.draw import Draw
 from selfsup.data.facts import ImageFacts
 from selfsup.encoder import evaluating
@@ -224,3 +225,12 @@ def test_a_convolutional_network_has_no_class_token() -> None:
     encoder = ImageEncoder.create("resnet10t", {}, 32, FACTS.mean, FACTS.sd)
     with pytest.raises(UserError, match="resnet10t has no class token"):
         encoder.attention([np.zeros((32, 32, 3), np.uint8)])
+
+
+def test_difficulty_is_of_the_crops_alone():
+    """Knowing nothing of the crops is 1, whatever the patches weigh."""
+    case = load_case("dino")
+    batch, draw = case.batch(range(8))
+    losses = case.objective()(batch, draw)
+    expected = losses["example_loss"] / math.log(case.recipe.config.prototypes)
+    assert torch.allclose(losses["example_difficulty"], expected) and not losses["example_difficulty"].requires_grad

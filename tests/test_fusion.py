@@ -14,6 +14,7 @@ from contract import test_contract as contract
 from contract.case import Case, load_case, steps
 from selfsup import recipe
 from selfsup import training as verbs
+from selfsup.answers import losses_of
 from selfsup.audit import audit
 from selfsup.backbones import TowerBackbone
 from selfsup.cli import run as command
@@ -21,12 +22,16 @@ from selfsup.data.draw import Draw
 from selfsup.data.reader import Reader
 from selfsup.errors import UserError
 from selfsup.eval.card import evaluate
+from selfsup.folds import Scores
 from selfsup.fusion import Fused
 from selfsup.fusion.reader import FusedReader
+from selfsup.names import parts_of
 from selfsup.objective import load_objective
+from selfsup.ops.weighting import weighted
 from selfsup.parse import training as parse_training
 from selfsup.recipes import Budget
 from selfsup.settings import to_json
+from selfsup.suitability import Question
 from selfsup.training import train
 
 NAMES = ["simclr+mae", "clip+simclr", "masked_lm+contrastive_text"]
@@ -284,3 +289,45 @@ def test_an_audit_asks_the_questions_of_all_parts(tmp_path):
     made = load_objective("rotation+jigsaw").tiny()
     found = audit(replace(made, budget=Budget(steps=2)), tmp_path / "audit", draws=1, quiet=True)
     assert {one["name"] for one in found["questions"]} == {"rotation.accuracy", "jigsaw.accuracy"}
+
+
+def test_weights_of_rows_with_several_terms_are_those_of_the_part():
+    """Of masked words: rows differ in how many are hidden."""
+    case = load_case("masked_lm")
+    part = case.objective()
+    batch, draw = case.batch(range(8))
+    weight = torch.tensor([1.0, 1.0, 0.5, 0.0, 2.0, 0.1, 0.0, 1.0])
+    fused = Fused({"words": part}, {"words": 2.0})
+    inside = {**{f"words.{name}": value for name, value in batch.items()}, "weight": weight}
+    found, right = fused(inside, draw), weighted(part(batch, draw.part("words")), weight)
+    assert found["loss"].item() == pytest.approx(2 * right["loss"].item(), rel=1e-5)
+    assert found["words.accuracy"].item() == pytest.approx(right["accuracy"].item(), rel=1e-5)
+    assert torch.equal(found["count"], found["terms"])
+
+
+def test_parts_with_other_rows_are_neither_audited_nor_weighed(tmp_path):
+    made = load_objective("masked_lm+contrastive_text").tiny()
+    with pytest.raises(UserError, match="the parts have different rows") as caught:
+        audit(made, tmp_path / "audit", quiet=True)
+    assert "\n" not in str(caught.value) and not (tmp_path / "audit" / "asked.json").exists()
+
+
+def test_a_part_without_a_question_is_judged_by_its_loss(tmp_path):
+    made = load_objective("rotation+mae").tiny()
+    found = audit(replace(made, budget=Budget(steps=1)), tmp_path / "audit", draws=1, quiet=True)
+    assert found["verdict"] == "does not suit" and [one["name"] for one in found["questions"]] == ["rotation.accuracy"]
+    metrics = {
+        "rotation.loss": (0.1, 0.0), "rotation.trivial": (1.4, 0.0), "rotation.accuracy": (0.9, 0.0),
+        "mae.loss": (1.0, 0.0), "mae.trivial": (1.0, 0.0),
+    }  # fmt: skip
+    nothing = np.zeros(1)
+    scores = Scores(nothing, nothing, nothing, nothing, nothing, metrics, {"rotation.accuracy": 0.25})
+    (left,) = losses_of(scores, [Question("rotation.accuracy", 0.9, 0.0, 0.25)])
+    assert (left.name, left.gain) == ("mae.loss", 0.0)
+
+
+def test_paths_may_have_a_plus_in_them():
+    assert parts_of("simclr+mae") == ["simclr", "mae"]
+    assert parts_of("/c++/mine.py+mae") == ["/c++/mine.py", "mae"]
+    assert parts_of("mae+./p+q/mine.py") == ["mae", "./p+q/mine.py"]
+    assert parts_of("simclr+maee") == ["simclr", "maee"] and parts_of("+simclr") == ["", "simclr"]
