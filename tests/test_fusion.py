@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -149,6 +150,11 @@ def test_equal_readers_gather_once():
 
 
 # Recipes and the command line
+
+
+def test_a_recipe_can_be_pickled():
+    made = recipe("simclr+mae", mae_weight=0.5)
+    assert pickle.loads(pickle.dumps(made)) == made
 
 
 def test_the_network_is_as_any_part_asks():

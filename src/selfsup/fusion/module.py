@@ -183,6 +183,11 @@ def _merged(first: Need, second: Need, name: str) -> Need:
     )  # fmt: skip
 
 
+def _remade(names: tuple[str, ...], values: dict[str, Any]) -> object:
+    """Settings that were pickled."""
+    return fused(names).Config(**values)
+
+
 @functools.cache
 def fused(names: tuple[str, ...]) -> FusedModule:
     """The module of several objectives at once.
@@ -207,6 +212,12 @@ def fused(names: tuple[str, ...]) -> FusedModule:
         setting(f"{name}_weight", Annotated[float, Field(gt=0)], 1.0, f"Of the loss of {name} in the sum.")
         for field in fields(module.Config):
             setting(f"{name}_{field.name}", hints[field.name], default[field.name], told[field.name])
-    plain = make_dataclass("Config", found, frozen=True, kw_only=True)
+
+    def reduce(
+        config: object,
+    ) -> tuple[Any, tuple[object, ...]]:  # how it is pickled: the class has no place of its own
+        return _remade, (names, {name: vars(config)[name] for name, _, _ in found})
+
+    plain = make_dataclass("Config", found, frozen=True, kw_only=True, namespace={"__reduce__": reduce})
     plain.__doc__, plain.__module__ = f"Settings of {', '.join(parts)}.", __name__
     return FusedModule(PLUS.join(names), parts, validated(frozen=True, kw_only=True, config=STRICT)(plain))
