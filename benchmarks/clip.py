@@ -244,15 +244,13 @@ def chunked(folder: Path, settings: dict[str, Any], quick: bool) -> None:
     sides = timed(selfsup_steps(training), 1), timed(peer.next, 1)
     times = in_turn(rounds, *sides)
     in_chunks = {**settings, "chunk": chunk}
-    used = alone(
-        {
-            "batch": (folder, "selfsup", batch, in_chunks),
-            "batch of 256": (folder, "selfsup", whole, settings),
-            "two chunks": (folder, "selfsup", 2 * chunk, in_chunks),
-            "open_clip": (folder, "open_clip", batch, settings, batch // whole),
-        }
-    )
-    theirs = used.pop("open_clip")
+    calls: dict[str, tuple[Any, ...]] = {
+        "batch": (folder, "selfsup", batch, in_chunks), "batch of 256": (folder, "selfsup", whole, settings),
+        "two chunks": (folder, "selfsup", 2 * chunk, in_chunks),
+        "open_clip": (folder, "open_clip", batch, settings, batch // whole),
+    }  # fmt: skip
+    used = {} if quick else alone(calls)
+    theirs = used.pop("open_clip", None)
     more, output = batch - whole, training.recipe.config.output
     ((raw, _),) = next(training.read(0, 1))
     allowed = {
@@ -265,7 +263,7 @@ def chunked(folder: Path, settings: dict[str, Any], quick: bool) -> None:
         side.about = {"seconds_a_step": round(statistics.median(seconds), 2), **both}
     sides[0].about |= {
         "chunk": chunk, "memory_mb": used,
-        "more_mb": {name: round(used["batch"] - used[name], 1) for name in ("batch of 256", "two chunks")},
+        "more_mb": {name: round(used["batch"] - mb, 1) for name, mb in used.items() if name != "batch"},
         "allowed_mb": {name: round(value, 2) for name, value in {"all": sum(allowed.values()), **allowed}.items()},
     }  # fmt: skip
     sides[1].about |= {"memory_mb": theirs, "accum_freq": batch // whole, "kept": True, "workers": 0}
