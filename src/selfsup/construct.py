@@ -165,6 +165,6 @@ def begin_pair(pair: Pair, backbone: Backbone, config: Any, start: Path | None) 
             folders.setdefault(Path(place).resolve() / "model" / pair.kind, []).append(side)
     for folder, theirs in folders.items():
         pair.start_from(folder, theirs)
-    if config.temperature is not None:
+    if vars(config).get("temperature") is not None:  # which an objective of the user's own need not have
         pair.set_temperature(config.temperature)
     return None

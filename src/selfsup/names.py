@@ -23,9 +23,12 @@ def objective_names() -> dict[str, str]:
 def parts_of(name: str) -> list[str]:
     """The objectives that a name joins by `+`; a path to a file may have one in it."""
     found, rest = [], name.split(PLUS)
+    if len(rest) == 1:
+        return rest
+    known = objective_names()
     while rest:
         joined = (PLUS.join(rest[:count]) for count in range(1, len(rest) + 1))
-        whole = next((one for one in joined if one in objective_names() or one.endswith(".py")), rest[0])
+        whole = next((one for one in joined if one in known or one.endswith(".py")), rest[0])
         found.append(whole)
         rest = rest[whole.count(PLUS) + 1 :]
     return found

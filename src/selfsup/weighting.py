@@ -19,7 +19,7 @@ def require_row_losses(objective: Objective, reader: Reader, recipe: Recipe, run
 
     Of fused objectives a row has to be the same for all parts.
     """
-    if isinstance(reader, FusedReader) and not reader.alike:
+    if isinstance(reader, FusedReader) and not reader.same_rows:
         counts = ", ".join(f"{name} {len(part):,}" for name, part in reader.readers.items())
         raise UserError(f"{what}: the parts have different rows ({counts}), so that none is one's own; take one part")
     rows = np.arange(min(len(reader), 2))

@@ -213,9 +213,7 @@ def fused(names: tuple[str, ...]) -> FusedModule:
         for field in fields(module.Config):
             setting(f"{name}_{field.name}", hints[field.name], default[field.name], told[field.name])
 
-    def reduce(
-        config: object,
-    ) -> tuple[Any, tuple[object, ...]]:  # how it is pickled: the class has no place of its own
+    def reduce(config: object) -> tuple[Any, tuple[object, ...]]:  # for pickle, which finds no class of this name
         return _remade, (names, {name: vars(config)[name] for name, _, _ in found})
 
     plain = make_dataclass("Config", found, frozen=True, kw_only=True, namespace={"__reduce__": reduce})

@@ -25,7 +25,7 @@ class FusedReader(Reader):
         self.readers = dict(readers)
 
     @property
-    def alike(self) -> bool:
+    def same_rows(self) -> bool:
         """Whether all readers have as many rows, so that a row is the same for each."""
         return len({len(reader) for reader in self.readers.values()}) == 1
 
