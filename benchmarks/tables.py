@@ -69,10 +69,10 @@ JOBS = {  # kinds of runs by table
         for name in ("simclr", "mae", "dino", "rotation", "jigsaw", "inpainting")
     },
     "fused": {
-        "simclr": "train simclr --data {data} --size nano --minutes 10",
-        "simclr, transformer": "train simclr --data {data} --init {transformer} --minutes 10",
-        "mae": "train mae --data {data} --size nano --minutes 10",
-        "simclr+mae": "train simclr+mae --data {data} --size nano --minutes 10",
+        "simclr": "train simclr --data {data} --size nano --minutes 5",
+        "simclr, transformer": "train simclr --data {data} --init {transformer} --minutes 5",
+        "mae": "train mae --data {data} --size nano --minutes 5",
+        "simclr+mae": "train simclr+mae --data {data} --size nano --minutes 5",
     },
     "titles": {
         kind: "train contrastive_text --data {data}/pairs --batch 64 --temperature 0.1 "
