@@ -30,7 +30,7 @@ JOBS = {
     "mnist": {"as they are": f"{TURNS} --flip 0"},
     "novels": {"as they are": ORDER, "shuffled": ORDER},
 }
-SENTENCE = r"(?<=[.!?][\"'\u201d\u2019])\s+|(?<=[.!?])\s+"
+END = r"([.!?\u2026][\"'\u201d\u2019)\]]*)\s+"  # of a sentence, wherever a segment may end
 MOST, NOVELS = 500, 4  # pictures of a class, novels
 
 
@@ -47,7 +47,7 @@ def some_novels(data: Path, out: Path, shuffled: bool) -> None:
     out.mkdir(parents=True)
     for file in sorted(data.rglob("*.txt"))[:NOVELS]:
         paragraphs = [" ".join(text.split()) for text in re.split(r"\n\s*\n", file.read_text(encoding="utf-8"))]
-        cut = [re.split(SENTENCE, text) for text in paragraphs if text]
+        cut = [re.sub(END, r"\1\n", text).split("\n") for text in paragraphs if text]
         sentences = [sentence for part in cut for sentence in part]
         if shuffled:
             random.Random(0).shuffle(sentences)

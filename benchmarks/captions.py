@@ -5,9 +5,10 @@
 NAME: `emoji`, `losses` (pictures and captions that are the same as negatives, as positives, and left out of the data;
 and SigLIP), `starts` (towers that begin with what a run without captions learned; `simclr` and
 `masked_lm` are trained first, on the same training data, and their time is not counted), `fused` (the pictures learn by
-SimCLR as well, as in SLIP, in the same minutes), or `letters` (sample:glyphs, needs no data). DIR has train/ and test/, each with a metadata.jsonl of file_name, text (a name) and texts (the name
-and tags), as `emoji` has them. Each run is the printed command; a run that is complete is not done again, nor one whose
-scores are in FILE, where they are written as a line of JSON a run. The table goes to standard error.
+SimCLR as well, as in SLIP, in the same minutes), or `letters` (sample:glyphs, needs no data). DIR has train/ and test/,
+each with a metadata.jsonl of file_name, text (a name) and texts (the name and tags), as `emoji` has them. Each run is
+the printed command; a run that is complete is not done again, nor one whose scores are in FILE, where they are written
+as a line of JSON a run. The table goes to standard error.
 
 Zero-shot classes of emoji are the tags that 20 training pictures or more have, asked of held-out pictures that have
 one of them and no other; of letters the script and case, asked of held-out fonts.

@@ -67,7 +67,7 @@ def audited(cache, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict
     trained, scored = audits.trained, audits.scored
     with pytest.MonkeyPatch.context() as patch:
 
-        def note_trained(objective: Objective, reader: Selection, *rest: Any) -> int:
+        def note_trained(objective: Objective, reader: Selection, *rest: Any) -> tuple[int, dict[str, float]]:
             seen.append([reader.rows.numpy()])
             return trained(objective, reader, *rest)
 
@@ -142,6 +142,20 @@ class TestReport:
         said = audit_text(record)
         assert record["text"] in said and "taken for" in said and "guessing" in said
 
+    def test_what_was_learned_is_of_the_last_tenth_of_the_steps(self, cache, tmp_path: Path, monkeypatch) -> None:
+        told, step = [], Training.step
+
+        def noted(*rest: Any) -> dict[str, float]:
+            told.append(step(*rest))
+            return told[-1]
+
+        monkeypatch.setattr(Training, "step", noted)
+        record = quiet_audit(tmp_path / "audit", tiny(steps=20))
+        share = np.bincount(parquet.read_table(tmp_path / "audit" / "rows.parquet")["fold"]) / record["rows"]
+        for name, found in (("loss", record["learned"]), ("accuracy", record["questions"][0]["learned"])):
+            of_folds = np.array([line[name] for line in told]).reshape(2, 20)[:, -2:].mean(1)
+            assert found == pytest.approx(of_folds @ share, rel=1e-6)
+
     def test_text(self, cache, tmp_path: Path) -> None:
         """Nothing to learn in so few steps from words at random: it says so, of both questions."""
         chance = np.random.default_rng(0)
@@ -177,7 +191,7 @@ class TestGoingOn:
                 rest[-1].append(15)
             return scored(*rest)
 
-        def noted(*rest: Any) -> int:
+        def noted(*rest: Any) -> tuple[int, dict[str, float]]:
             calls.append("trained")
             return trained(*rest)
 
@@ -224,22 +238,28 @@ class TestVerdict:
          (0.56, 0.25, "suits"), (0.54, 0.25, "suits in part"), (0.54, 0.5, "does not suit"), (0.71, 0.5, "suits")],
     )  # fmt: skip
     def test_a_question(self, right: float, guess: float, kind: str) -> None:
-        verdict = judge("turned", [Question("accuracy", right, 0.01, guess)], 0.41)
+        verdict = judge("turned", [Question("accuracy", right, 0.01, guess, 0.9)], 0.41)
         assert verdict.kind == kind and verdict.warning == ""
         assert f"accuracy {100 * right:.1f} ± 1.0 %" in verdict.said and "41 % of the rows are in doubt" in verdict.said
         assert verdict.said.startswith("turned does not suit these data" if kind == "does not suit" else "turned suits")
 
     def test_the_worst_question_decides(self) -> None:
-        found = judge("order", [Question("next", 0.9, 0.0, 0.5), Question("swap", 0.52, math.nan, 0.5)], 0.0)
+        found = judge("order", [Question("next", 0.9, 0.0, 0.5, 0.9), Question("swap", 0.52, math.nan, 0.5, 0.9)], 0.0)
         assert found.kind == "does not suit" and "swap 52.0 % on" in found.said and "next" not in found.said
 
     def test_without_a_question_the_loss_decides(self) -> None:
-        kinds = [judge("mae", [Told("loss", loss, 2.0)], 0.0).kind for loss in (2.5, 1.9, 1.7, 1.21, 1.1)]
+        kinds = [judge("mae", [Told("loss", loss, 2.0, 0.1)], 0.0).kind for loss in (2.5, 1.9, 1.7, 1.21, 1.1)]
         assert kinds == ["does not suit", "does not suit", "suits in part", "suits in part", "suits"]
 
     def test_what_is_too_easy(self) -> None:
-        assert "shortcut" in judge("jigsaw", [Question("accuracy", 0.995, 0.0, 0.25)], 0.0).warning
-        assert judge("simclr", [Question("accuracy", 0.995, 0.0, 0.002)], 0.0).warning == ""
+        assert "shortcut" in judge("jigsaw", [Question("accuracy", 0.995, 0.0, 0.25, 0.9)], 0.0).warning
+        assert judge("simclr", [Question("accuracy", 0.995, 0.0, 0.002, 0.9)], 0.0).warning == ""
+
+    def test_what_was_not_learned_is_no_verdict_on_the_data(self) -> None:
+        by_heart, unlearned = (judge("x", [Question("order", 0.52, 0.01, 0.5, told)], 0.9) for told in (0.9, 0.53))
+        assert by_heart.warning == "" and "order was not learned on the rows trained on either" in unlearned.warning
+        assert "loss was not learned" in judge("mae", [Told("loss", 1.95, 2.0, 1.9)], 0.0).warning
+        assert judge("x", [Question("order", 0.6, 0.01, 0.5, 0.53)], 0.9).warning == "", "some of it was learned"
 
     def test_weights(self) -> None:
         difficulty = np.array([0.0, 0.49, 0.5, 0.75, 0.96, 2.0])

@@ -327,9 +327,11 @@ def test_a_part_without_a_question_is_judged_by_its_loss(tmp_path):
         "mae.loss": (1.0, 0.0), "mae.trivial": (1.0, 0.0),
     }  # fmt: skip
     nothing = np.zeros(1)
-    scores = Scores(nothing, nothing, nothing, nothing, nothing, metrics, {"rotation.accuracy": 0.25})
-    (left,) = losses_of(scores, [Question("rotation.accuracy", 0.9, 0.0, 0.25)])
-    assert (left.name, left.gain) == ("mae.loss", 0.0)
+    scores = Scores(
+        nothing, nothing, nothing, nothing, nothing, metrics, {"rotation.accuracy": 0.25}, {"mae.loss": 0.5}
+    )
+    (left,) = losses_of(scores, [Question("rotation.accuracy", 0.9, 0.0, 0.25, 0.9)])
+    assert (left.name, left.gain, left.gain_learned) == ("mae.loss", 0.0, 0.5)
 
 
 def test_paths_may_have_a_plus_in_them():

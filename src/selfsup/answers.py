@@ -30,10 +30,11 @@ def together(parts: Sequence[Scores]) -> Scores:
         )
         for name in parts[0].metrics
     }
-    guesses = {
-        name: sum(s * part.guesses[name] for s, part in zip(share, parts, strict=True)) for name in parts[0].guesses
-    }
-    return Scores(**arrays, metrics=metrics, guesses=guesses)
+    guesses, learned = (
+        {name: sum(s * one[name] for s, one in zip(share, of_parts, strict=True)) for name in of_parts[0]}
+        for of_parts in ([part.guesses for part in parts], [part.learned for part in parts])
+    )
+    return Scores(**arrays, metrics=metrics, guesses=guesses, learned=learned)
 
 
 def confusions(answers: np.ndarray, questions: Sequence[str], most: int) -> list[dict[str, Any]]:
@@ -73,7 +74,12 @@ def losses_of(scores: Scores, asked: Sequence[Question]) -> list[Told]:
     """The losses of an objective, or of those parts of a fused one, that ask no question with answers to guess at."""
     starts = [name.removesuffix("loss") for name in scores.metrics if name.endswith(".loss")] or [""]
     return [
-        Told(f"{start}loss", scores.metrics[f"{start}loss"][0], scores.metrics[f"{start}trivial"][0])
+        Told(
+            f"{start}loss",
+            scores.metrics[f"{start}loss"][0],
+            scores.metrics[f"{start}trivial"][0],
+            scores.learned[f"{start}loss"],
+        )
         for start in starts
         if not any(one.name.startswith(start) for one in asked)
     ]
@@ -93,7 +99,9 @@ def record_of(
     """
     half = {key: INTERVAL * math.sqrt(variance) for key, (_, variance) in scores.metrics.items()}
     asked = [
-        Question(key, scores.metrics[key][0], half[key], guess) for key, guess in scores.guesses.items() if guess < 1
+        Question(key, scores.metrics[key][0], half[key], guess, scores.learned[key])
+        for key, guess in scores.guesses.items()
+        if guess < 1
     ]
     loss, trivial = (scores.metrics[key][0] for key in ("loss", "trivial"))
     doubt = float(in_doubt(scores.difficulty).mean())
@@ -105,11 +113,12 @@ def record_of(
         "questions": [
             {
                 "name": one.name, "right": one.right, "half": one.half if math.isfinite(one.half) else None,
-                "guessing": one.guess, "gain": one.gain,
+                "learned": one.learned, "guessing": one.guess, "gain": one.gain,
             }
             for one in asked
         ],
         "loss": loss,
+        "learned": scores.learned["loss"],
         "trivial": trivial,
         "in_doubt": doubt,
         "all_right": _mean(scores.correct),

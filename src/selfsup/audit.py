@@ -135,12 +135,12 @@ class Audit:
         objective, asked = self.objective(), json.loads((self.folder / ASKED).read_text())
         with signals() as caught, naming_relief(objective, recipe.config):
             part = Selection(self.reader, rest)
-            steps = trained(objective, part, recipe, runtime, asked["steps"], progress, caught)
+            steps, learned = trained(objective, part, recipe, runtime, asked["steps"], progress, caught)
             write_text(self.folder / ASKED, json.dumps({**asked, "steps": steps}, indent=2))  # the same in every fold
             scores = scored(objective, self.reader, rows, recipe, runtime, self.draws, progress, caught)
         shown = rows[np.concatenate(extremes(scores.difficulty, self._content_of(rows), LEAST, MOST)).astype(int)]
         pages = pages_of(objective, self.reader, shown, recipe.seed)
-        about = {"metrics": scores.metrics, "guesses": scores.guesses, "pages": list(pages)}
+        about = {"metrics": scores.metrics, "guesses": scores.guesses, "learned": learned, "pages": list(pages)}
         arrays: dict[str, Any] = {name: value for name, value in vars(scores).items() if isinstance(value, np.ndarray)}
         arrays |= {f"page/{name}": page for name, page in pages.items()}
         with fresh_file(file) as fresh, open(fresh, "wb") as target:

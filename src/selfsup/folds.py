@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ from selfsup.runtime import Runtime, Stopped
 STRETCHES = 8  # of text, at most, that a fold gets
 STRETCH = 32  # rows in one, at least
 GUESS = "guess "  # before the name of a metric
+END = 0.1  # share of the steps that tells what was learned of the rows trained on
 
 
 def contents(store: Store, rows: int) -> np.ndarray | None:
@@ -73,6 +75,7 @@ class Scores:
         answers: (N, Q, Q) how often each of the row's questions got each answer; Q is 0 where there are none.
         metrics: name -> mean over rows, and the variance of that mean.
         guesses: name -> what guessing gets.
+        learned: name -> mean over the last steps of training, on the rows of these; see `trained`.
     """
 
     rows: np.ndarray
@@ -82,13 +85,17 @@ class Scores:
     answers: np.ndarray
     metrics: Mapping[str, tuple[float, float]]
     guesses: Mapping[str, float]
+    learned: Mapping[str, float] = field(default_factory=dict)
 
 
 def trained(
     objective: Objective, reader: Selection, recipe: Recipe, runtime: Runtime, steps: int | None, progress: Progress,
     caught: list[int],
-) -> int:  # fmt: skip
-    """Train an objective on some rows; returns the number of steps, which a budget in minutes finds out first.
+) -> tuple[int, dict[str, float]]:  # fmt: skip
+    """Train an objective on some rows.
+
+    Returns:
+        The number of steps, which a budget in minutes finds out first, and the metrics of the last of them.
 
     Raises:
         Stopped: a signal came.
@@ -97,15 +104,15 @@ def trained(
     steps = steps or count_steps(recipe, training, runtime, progress)
     plan = make_plan(recipe.optimizer, 0, steps)
     waited, began = 0.0, time.perf_counter()
-    asked = began
+    asked, last = began, deque[dict[str, float]](maxlen=max(int(END * steps), 1))
     for step, parts in enumerate(training.read(0, steps)):
         waited += time.perf_counter() - asked
-        loss = training.step(step, parts, plan)["loss"]
+        last.append(training.step(step, parts, plan))
         stop_if(caught)
         asked = time.perf_counter()
         pace = (asked - began) / (step + 1)
-        progress.step(step + 1, steps, loss, batch_of(recipe) / pace, waited / (asked - began), pace)
-    return steps
+        progress.step(step + 1, steps, last[-1]["loss"], batch_of(recipe) / pace, waited / (asked - began), pace)
+    return steps, {name: float(np.mean([line[name] for line in last])) for name in last[-1]}
 
 
 def stop_if(caught: list[int]) -> None:
@@ -163,8 +170,8 @@ class Tally:
         }
         guessed = [name for name in metrics if name.startswith(GUESS)]
         guesses = {name.removeprefix(GUESS): metrics.pop(name)[0] for name in guessed}
-        of_rows = {name: total / count for name, total in self.sums.items()}
-        return Scores(self.rows, **of_rows, answers=self.answers, metrics=metrics, guesses=guesses)
+        loss, difficulty, correct = (self.sums[name] / count for name in ("loss", "difficulty", "correct"))
+        return Scores(self.rows, loss, difficulty, correct, self.answers, metrics, guesses)
 
 
 def scored(

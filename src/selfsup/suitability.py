@@ -28,17 +28,24 @@ class Question:
         right: the share.
         half: half the width of its interval at 95 %.
         guess: what guessing gets.
+        learned: the share on the rows trained on, at the end of training.
     """
 
     name: str
     right: float
     half: float
     guess: float
+    learned: float
 
     @property
     def gain(self) -> float:
         """1 for always right, 0 for no better than guessing."""
         return (self.right - self.guess) / (1 - self.guess)
+
+    @property
+    def gain_learned(self) -> float:
+        """The same on the rows trained on."""
+        return (self.learned - self.guess) / (1 - self.guess)
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,7 @@ class Verdict:
     Attributes:
         kind: in three words.
         said: in a sentence.
-        warning: another, where answers are suspiciously good; may be empty.
+        warning: another, where answers are suspiciously good, or where too little was learned to tell; may be empty.
     """
 
     kind: Kind
@@ -64,16 +71,23 @@ class Told:
         name: of the loss.
         loss: its mean.
         trivial: the loss of knowing nothing.
+        learned: its mean on the rows trained on, at the end of training.
     """
 
     name: str
     loss: float
     trivial: float
+    learned: float
 
     @property
     def gain(self) -> float:
         """1 for no loss, 0 for that of knowing nothing."""
         return 1 - self.loss / self.trivial
+
+    @property
+    def gain_learned(self) -> float:
+        """The same on the rows trained on."""
+        return 1 - self.learned / self.trivial
 
 
 def judge(name: str, asked: Sequence[Question | Told], doubt: float) -> Verdict:
@@ -95,12 +109,17 @@ def judge(name: str, asked: Sequence[Question | Told], doubt: float) -> Verdict:
     kind: Kind = "does not suit" if gain < POOR else "suits in part" if gain < GOOD else "suits"
     verb = {"suits": "suits these data", "suits in part": "suits these data in part"}.get(kind, f"{kind} these data")
     easy = [question for question in questions if question.right >= EASY and question.guess >= FEW]
-    warning = "".join(
+    warnings = [
         f"{question.name} {100 * question.right:.1f} % is suspiciously easy: look for a shortcut, such as a border, a "
         "watermark or a torn end"
         for question in easy[:1]
-    )
-    return Verdict(kind, f"{name} {verb}: {found}; {100 * doubt:.0f} % of the rows are in doubt", warning)
+    ]
+    if kind == "does not suit" and worst.gain_learned < POOR:
+        warnings.append(
+            f"{worst.name} was not learned on the rows trained on either: there is nothing to learn, or the audit was "
+            "too short; give it as many --steps or --minutes as a run before you believe it"
+        )
+    return Verdict(kind, f"{name} {verb}: {found}; {100 * doubt:.0f} % of the rows are in doubt", "; ".join(warnings))
 
 
 def in_doubt(difficulty: np.ndarray) -> np.ndarray:

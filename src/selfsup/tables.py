@@ -129,10 +129,11 @@ def chance_table(rows: Sequence[tuple[str, float]]) -> str:
 def audit_text(found: dict[str, Any]) -> str:
     """What an audit found: the questions, the labels where there are some, and the verdict."""
     asked = [
-        (one["name"], _share(one["right"], one["half"]), f"{100 * one['guessing']:.3g} %") for one in found["questions"]
+        (one["name"], _share(one["right"], one["half"]), _share(one["learned"]), f"{100 * one['guessing']:.3g} %")
+        for one in found["questions"]
     ]
-    loss = ("loss", f"{found['loss']:.4g}", f"{found['trivial']:.4g}")
-    parts = [_table(("held-out", "", "guessing"), [*asked, loss])]
+    loss = ("loss", f"{found['loss']:.4g}", f"{found['learned']:.4g}", f"{found['trivial']:.4g}")
+    parts = [_table(("", "held-out", "trained on", "guessing"), [*asked, loss])]
     if found["confusions"]:
         parts.append("\n".join(f"{100 * one['share']:>6.1f} %  {_taken(one)}" for one in found["confusions"][:3]))
     if found["labels"]:
