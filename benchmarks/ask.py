@@ -32,6 +32,7 @@ from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
+from kept import keep, kept
 from side_by_side import say
 from tables import commit
 from transformers import PreTrainedTokenizerBase
@@ -217,10 +218,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path)
     given = parser.parse_args()
     size, out = (QUICK, given.out / "quick") if given.quick else (Size(), given.out)
-    kept = (
-        [json.loads(line) for line in given.keep.read_text().splitlines()] if given.keep and given.keep.exists() else []
-    )
-    known = {line["seed"]: line for line in kept}
+    known = {line["seed"]: line for line in kept(given.keep)}
     rows = prepare(out, given.data, size)
     tokenizer, index, progress = load_tokenizer(str(out / "tokenizer")), Index.load(out / "index"), Progress()
     lines = []
@@ -243,9 +241,7 @@ def main() -> None:
         lines.append(line)
         sys.stdout.write(json.dumps(line) + "\n")
         sys.stdout.flush()
-        if given.keep:
-            with given.keep.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+        keep(line, given.keep)
     say(summary(lines))
 
 

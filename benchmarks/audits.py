@@ -2,11 +2,11 @@
 
     python benchmarks/audits.py NAME --data DIR [--out runs/audits] [--seeds 0 1 2] [--keep FILE]
 
-NAME: `cifar10`, `mnist` and `blood_cells` ask for the turn of pictures, in color or gray. DIR is the training part with
-a folder a class, of which the first 500 by name are taken. Cells have no upper side, and 0, 1 and 8 look the same after
-half a turn. `novels` asks for the order of passages in the first four novels of DIR, as they are and with the sentences
-of each novel shuffled. An audit that is complete is not done again, nor one that is in FILE, where its report is
-written as a line of JSON. The table goes to standard error.
+NAME: `cifar10`, `mnist` and `blood_cells` ask for the turn of pictures, in color or gray. DIR has train/ and test/ with
+a folder a class; the first 500 of each by name are audited. Cells have no upper side, and 0, 1 and 8 look the same
+after half a turn. `novels` asks for the order of passages in the first four novels of DIR, as they are and with the
+sentences of each novel shuffled. An audit that is complete is not done again, nor one that is in FILE, where its report
+is written as a line of JSON. The table goes to standard error.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import sys
 from pathlib import Path
 
 from captions import shell
+from kept import keep, kept
 from side_by_side import device_name, say
 
 TURNS = "audit rotation --data {data} --pixels 32 --steps 300"
@@ -35,11 +36,12 @@ MOST, NOVELS = 500, 4  # pictures of a class, novels
 
 
 def some_pictures(data: Path, out: Path) -> None:
-    """The first pictures of each class."""
-    for folder in sorted(path for path in data.iterdir() if path.is_dir()):
-        (out / folder.name).mkdir(parents=True)
+    """The first training pictures of each class, and all test pictures."""
+    for folder in sorted(path for path in (data / "train").iterdir() if path.is_dir()):
+        (out / "train" / folder.name).mkdir(parents=True)
         for file in sorted(path for path in folder.iterdir() if path.is_file())[:MOST]:
-            shutil.copy(file, out / folder.name)
+            shutil.copy(file, out / "train" / folder.name)
+    (out / "test").symlink_to((data / "test").resolve())
 
 
 def some_novels(data: Path, out: Path, shuffled: bool) -> None:
@@ -66,6 +68,20 @@ def made(name: str, kind: str, data: Path, out: Path) -> Path:
     return place
 
 
+def audited(name: str, kind: str, seed: int, given: argparse.Namespace) -> Path:
+    """The folder of an audit, done first where it is not; its weights lie beside it."""
+    data = made(name, kind, given.data, given.out / "data")
+    folder = given.out / f"{name}-{kind.replace(' ', '-')}-{seed}"
+    words = JOBS[name][kind].format(data=data)
+    shell(f"{words} --seed {seed} --out {folder} --weights {weights_of(folder)}")
+    return folder
+
+
+def weights_of(folder: Path) -> Path:
+    """Where the weights of an audit are."""
+    return folder.with_name(folder.name + ".parquet")
+
+
 def main() -> None:
     """Do the audits and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
@@ -75,24 +91,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--keep", type=Path)
     given = parser.parse_args()
-    kept = given.keep.read_text().splitlines() if given.keep and given.keep.exists() else []
-    lines = [line for line in map(json.loads, kept) if line["name"] == given.name]
+    lines = [line for line in kept(given.keep) if line["name"] == given.name]
     for seed in given.seeds:
         for kind, words in JOBS[given.name].items():
             if any((line["kind"], line["seed"]) == (kind, seed) for line in lines):
                 continue
-            data = made(given.name, kind, given.data, given.out / "data")
-            folder = given.out / f"{given.name}-{kind.replace(' ', '-')}-{seed}"
-            shell(f"{words.format(data=data)} --seed {seed} --out {folder}")
+            folder = audited(given.name, kind, seed, given)
             report = json.loads((folder / "audit.json").read_text())
             line = {"benchmark": "audits", "name": given.name, "kind": kind, "seed": seed, "device": device_name()}
             lines.append(
                 {**line, "command": words.format(data="DIR") + f" --seed {seed}", **report, "data": given.name}
             )
             sys.stdout.write(json.dumps(lines[-1]) + "\n")
-            if given.keep:
-                with given.keep.open("a") as file:
-                    file.write(json.dumps(lines[-1]) + "\n")
+            keep(lines[-1], given.keep)
     for line in lines:
         asked = "; ".join(f"{one['name']} {one['right']:.3f} ({one['guessing']:.3f})" for one in line["questions"])
         labels = ", ".join(f"{one['label']} {one['difficulty']:.2f}" for one in line["labels"])

@@ -28,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from kept import keep, kept
 from side_by_side import device_name, say
 
 from selfsup.data.captions import captioned, readable
@@ -234,17 +235,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--keep", type=Path)
     given = parser.parse_args()
-    kept = given.keep.read_text().splitlines() if given.keep and given.keep.exists() else []
-    lines = [line for line in map(json.loads, kept) if line["table"] == given.name]
+    lines = [line for line in kept(given.keep) if line["table"] == given.name]
     for seed in given.seeds:
         for kind in JOBS[given.name]:
             if any((line["kind"], line["seed"]) == (kind, seed) for line in lines):
                 continue
             lines.append(measured(given.name, kind, seed, given))
             sys.stdout.write(json.dumps(lines[-1]) + "\n")
-            if given.keep:
-                with given.keep.open("a") as file:
-                    file.write(json.dumps(lines[-1]) + "\n")
+            keep(lines[-1], given.keep)
     say(table(lines))
 
 

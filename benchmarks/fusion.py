@@ -20,6 +20,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from kept import keep, kept
 from side_by_side import device_name, say
 
 from selfsup.eval.bm25 import bm25, ranked
@@ -76,23 +77,19 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", required=True, metavar="DIR=RUN")
     parser.add_argument("--keep", type=Path)
     given = parser.parse_args()
-    kept = (
-        [json.loads(line) for line in given.keep.read_text().splitlines()] if given.keep and given.keep.exists() else []
-    )
+    lines = kept(given.keep)
     for folder, run in ([Path(part) for part in pair.split("=")] for pair in given.data):
-        if any((line["data"], line["run"]) == (folder.name, run.name) for line in kept):
+        if any((line["data"], line["run"]) == (folder.name, run.name) for line in lines):
             continue
         line = {
             "benchmark": "fusion", "data": folder.name, "run": run.name, "scores": measure(folder, run),
             "device": device_name(), "versions": {"torch": torch.__version__},
         }  # fmt: skip
-        kept.append(line)
+        lines.append(line)
         sys.stdout.write(json.dumps(line) + "\n")
-        if given.keep:
-            with given.keep.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-    for name in dict.fromkeys(line["data"] for line in kept):
-        of_data = [line["scores"] for line in kept if line["data"] == name]
+        keep(line, given.keep)
+    for name in dict.fromkeys(line["data"] for line in lines):
+        of_data = [line["scores"] for line in lines if line["data"] == name]
         for method in of_data[0]:
             values = [one[method][f"nDCG@{K}"] for one in of_data]
             spread = f" +- {statistics.stdev(values):.3f}" if len(values) > 1 else ""

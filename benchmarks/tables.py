@@ -27,6 +27,7 @@ from pathlib import Path
 
 import torch
 from beside_trainer import Text
+from kept import keep, kept
 from transformers import ModernBertDecoderConfig, ModernBertDecoderForCausalLM
 
 from selfsup.image_encoder import ImageEncoder
@@ -176,11 +177,10 @@ def commit() -> str:
     return done.stdout.decode().strip() or "unknown"
 
 
-def results(name: str, data: str, out: Path, seeds: list[int], keep: Path | None) -> dict[str, list[list[dict]]]:
+def results(name: str, data: str, out: Path, seeds: list[int], file: Path | None) -> dict[str, list[list[dict]]]:
     """The evaluations of all kinds and seeds, training what is missing."""
     found: dict[str, list[list[dict]]] = {kind: [] for kind in JOBS[name]}
-    kept = [json.loads(line) for line in keep.read_text().splitlines()] if keep and keep.exists() else []
-    known = {(run["kind"], run["seed"]): run["scores"] for run in kept}
+    known = {(run["kind"], run["seed"]): run["scores"] for run in kept(file)}
     for seed in seeds:
         folder = before = out
         for kind, command in JOBS[name].items():
@@ -208,12 +208,9 @@ def results(name: str, data: str, out: Path, seeds: list[int], keep: Path | None
             for flags in EVALS.get(name, ("",))[judged(folder) :]:
                 call("eval", str(folder), *flags.format(data=data).split())
             found[kind].append(lines(folder))
-            if keep:
-                scores = [{name: line[name] for name in SCORE} for line in lines(folder)]
-                trained = code.read_text() if code.exists() else "unknown"
-                run = {"kind": kind, "seed": seed, "commit": trained, "command": command, "scores": scores}
-                with keep.open("a") as file:
-                    file.write(json.dumps(run) + "\n")
+            scores = [{name: line[name] for name in SCORE} for line in lines(folder)]
+            trained = code.read_text() if code.exists() else "unknown"
+            keep({"kind": kind, "seed": seed, "commit": trained, "command": command, "scores": scores}, file)
     return found
 
 
