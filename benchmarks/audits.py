@@ -3,10 +3,11 @@
     python benchmarks/audits.py NAME --data DIR [--out runs/audits] [--seeds 0 1 2] [--keep FILE]
 
 NAME: `cifar10`, `mnist` and `blood_cells` ask for the turn of pictures, in color or gray. DIR has train/ and test/ with
-a folder a class; the first 500 of each by name are audited. Cells have no upper side, and 0, 1 and 8 look the same
-after half a turn. `novels` asks for the order of passages in the first four novels of DIR, as they are and with the
-sentences of each novel shuffled. An audit that is complete is not done again, nor one that is in FILE, where its report
-is written as a line of JSON. The table goes to standard error.
+a folder a class; the first 500 of each by name are audited. 0, 1 and 8 look the same after half a turn. Cells have no
+upper side, but their photographs do; each turned at random once, they have none left. `novels` asks for the order of
+passages in the first novels of DIR, as they are and with the sentences of each novel shuffled. An audit that is complete
+is not done again, nor one that is in FILE, where its report is written as a line of JSON. The table goes to standard
+error.
 """
 
 from __future__ import annotations
@@ -21,26 +22,31 @@ from pathlib import Path
 
 from captions import shell
 from kept import keep, kept
+from PIL import Image
 from side_by_side import device_name, say
 
-TURNS = "audit rotation --data {data} --pixels 32 --steps 300"
-ORDER = "audit sentence_order --data {data} --context 64 --size nano --steps 400 --draws 2"
+TURNS = "audit rotation --data {data} --pixels 32 --steps 300 --draws 2"
+ORDER = "audit sentence_order --data {data} --context 64 --layers 2 --heads 4 --width 128 --steps 1000 --draws 1"
 JOBS = {
     "cifar10": {"as they are": TURNS, "gray": f"{TURNS} --gray 1"},
-    "blood_cells": {"as they are": TURNS, "gray": f"{TURNS} --gray 1"},
+    "blood_cells": {"as they are": TURNS, "gray": f"{TURNS} --gray 1", "turned": TURNS},
     "mnist": {"as they are": f"{TURNS} --flip 0"},
     "novels": {"as they are": ORDER, "shuffled": ORDER},
 }
 END = r"([.!?\u2026][\"'\u201d\u2019)\]]*)\s+"  # of a sentence, wherever a segment may end
-MOST, NOVELS = 500, 4  # pictures of a class, novels
+MOST, NOVELS = 500, 16  # pictures of a class, novels
 
 
-def some_pictures(data: Path, out: Path) -> None:
-    """The first training pictures of each class, and all test pictures."""
+def some_pictures(data: Path, out: Path, turned: bool) -> None:
+    """The first training pictures of each class, and all test pictures; turned: each training picture at random."""
+    chance = random.Random(0)
     for folder in sorted(path for path in (data / "train").iterdir() if path.is_dir()):
         (out / "train" / folder.name).mkdir(parents=True)
         for file in sorted(path for path in folder.iterdir() if path.is_file())[:MOST]:
-            shutil.copy(file, out / "train" / folder.name)
+            if turned:
+                Image.open(file).rotate(90 * chance.randrange(4)).save(out / "train" / folder.name / f"{file.stem}.png")
+            else:
+                shutil.copy(file, out / "train" / folder.name)
     (out / "test").symlink_to((data / "test").resolve())
 
 
@@ -59,11 +65,13 @@ def some_novels(data: Path, out: Path, shuffled: bool) -> None:
 
 def made(name: str, kind: str, data: Path, out: Path) -> Path:
     """The folder that is audited, made once."""
-    place = out / f"{name}-{kind.replace(' ', '-')}" if name == "novels" else out / name
+    place = out / f"{name}-{kind}" if kind in ("shuffled", "turned") else out / name
     if not place.exists():
         fresh = place.with_name(place.name + ".new")
         shutil.rmtree(fresh, ignore_errors=True)
-        some_novels(data, fresh, kind == "shuffled") if name == "novels" else some_pictures(data, fresh)
+        some_novels(data, fresh, kind == "shuffled") if name == "novels" else some_pictures(
+            data, fresh, kind == "turned"
+        )
         fresh.rename(place)
     return place
 

@@ -62,7 +62,7 @@ JOBS = {  # kinds of runs by table
         "pictures from simclr": f"{EQUAL} --image-init {{simclr}}",
         "texts from masked_lm": f"{EQUAL} --text-init {{masked_lm}}",
     },
-    "fused": {name: f"{TRAIN} --minutes 5".replace("clip", name, 1) for name in ("clip", "clip+simclr")},
+    "fused": {name: f"{TRAIN} --minutes 4".replace("clip", name, 1) for name in ("clip", "clip+simclr")},
     "letters": {"softmax": "train clip --data sample:glyphs --minutes 3"},
 }
 

@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--train", required=True)
     parser.add_argument("--data", nargs="+", required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/transfer"))
-    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--minutes", type=float, default=4)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     runs = [given.out / f"{name.replace('+', '-')}-{given.seed}" for name in OBJECTIVES[given.name]]

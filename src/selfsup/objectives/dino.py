@@ -269,6 +269,6 @@ def tiny() -> Recipe:
         config=Config(small=1, prototypes=64, hidden=32, bottleneck=16, memory=0.1),
         data=ImageData(source="sample:digits", pixels=16),
         backbone=ImageBackbone(size="nano", patch=4),
-        optimizer=Optimizer(batch=32, rate=2e-3),
+        optimizer=Optimizer(batch=16, rate=2e-3),
         budget=Budget(steps=30),
     )

@@ -150,6 +150,6 @@ def tiny() -> Recipe:
         config=Config(decoder_width=32),
         data=ImageData(source="sample:digits", pixels=16),
         backbone=ImageBackbone(size="nano"),
-        optimizer=Optimizer(batch=32, rate=2e-3),
+        optimizer=Optimizer(batch=16, rate=2e-3),
         budget=Budget(steps=30),
     )

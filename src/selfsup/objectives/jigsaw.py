@@ -193,6 +193,6 @@ def tiny() -> Recipe:
         config=Config(side=2, permutations=24, hidden=64, gap=0.1),
         data=ImageData(source="sample:digits", pixels=16),
         backbone=ImageBackbone(size="nano"),
-        optimizer=Optimizer(batch=32, rate=2e-3),
+        optimizer=Optimizer(batch=16, rate=2e-3),
         budget=Budget(steps=30),
     )

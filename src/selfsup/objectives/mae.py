@@ -178,6 +178,6 @@ def tiny() -> Recipe:
         config=Config(decoder_layers=1, decoder_width=32),
         data=ImageData(source="sample:digits", pixels=16),
         backbone=ImageBackbone(size="nano", patch=4),
-        optimizer=Optimizer(batch=32, optimizer="muon", rate=2e-3, momentum=0.95),
+        optimizer=Optimizer(batch=16, optimizer="muon", rate=2e-3, momentum=0.95),
         budget=Budget(steps=30),
     )

@@ -149,6 +149,6 @@ def tiny() -> Recipe:
         config=Config(),
         data=ImageData(source="sample:digits", pixels=16),
         backbone=ImageBackbone(size="nano"),
-        optimizer=Optimizer(batch=32, rate=2e-3),
+        optimizer=Optimizer(batch=16, rate=2e-3),
         budget=Budget(steps=30),
     )

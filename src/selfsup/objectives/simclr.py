@@ -178,6 +178,6 @@ def tiny() -> Recipe:
         config=Config(hidden=32, output=16),
         data=ImageData(source="sample:digits", pixels=16),
         backbone=ImageBackbone(size="nano"),
-        optimizer=Optimizer(batch=32, rate=2e-3),
+        optimizer=Optimizer(batch=16, rate=2e-3),
         budget=Budget(steps=30),
     )
