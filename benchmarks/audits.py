@@ -5,9 +5,9 @@
 NAME: `cifar10`, `mnist` and `blood_cells` ask for the turn of pictures, in color or gray. DIR has train/ and test/ with
 a folder a class; the first 500 of each by name are audited. 0, 1 and 8 look the same after half a turn. Cells have no
 upper side, but their photographs do; each turned at random once, they have none left. `novels` asks for the order of
-passages in the first novels of DIR, as they are and with the sentences of each novel shuffled. An audit that is complete
-is not done again, nor one that is in FILE, where its report is written as a line of JSON. The table goes to standard
-error.
+passages in the first novels of DIR, as they are and with the sentences of each novel shuffled. An audit that is
+complete is not done again, nor one that is in FILE, where its report is written as a line of JSON. The table goes to
+standard error.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ JOBS = {
     "novels": {"as they are": ORDER, "shuffled": ORDER},
 }
 END = r"([.!?\u2026][\"'\u201d\u2019)\]]*)\s+"  # of a sentence, wherever a segment may end
+CHANGED = ("shuffled", "turned")  # kinds of data of their own
 MOST, NOVELS = 500, 16  # pictures of a class, novels
 
 
@@ -65,7 +66,7 @@ def some_novels(data: Path, out: Path, shuffled: bool) -> None:
 
 def made(name: str, kind: str, data: Path, out: Path) -> Path:
     """The folder that is audited, made once."""
-    place = out / f"{name}-{kind}" if kind in ("shuffled", "turned") else out / name
+    place = out / f"{name}-{kind}" if kind in CHANGED else out / name
     if not place.exists():
         fresh = place.with_name(place.name + ".new")
         shutil.rmtree(fresh, ignore_errors=True)

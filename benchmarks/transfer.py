@@ -1,6 +1,6 @@
 """What transfers where: every objective for pictures, or for text, on several label sets.
 
-    python benchmarks/transfer.py NAME --train DIR --data DIR [DIR ...] [--out runs/transfer] [--minutes 10] [--seed 0]
+    python benchmarks/transfer.py NAME --train DIR --data DIR [DIR ...] [--out runs/transfer] [--minutes 4] [--seed 0]
 
 NAME: `pictures` or `text`. Each objective learns from the same data without labels for the same minutes, one after the
 other; `compare` then scores all of them on every label set. A run that is complete is not done again, nor a score that
