@@ -86,6 +86,25 @@ def no_network():
 
 
 @pytest.fixture
+def one_thread():
+    """Sums depend on the number of threads: golden losses and bitwise comparisons take one, as the children do."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Pictures of a run take longer than the rest of a tiny one."""
+    from selfsup import training
+
+    monkeypatch.setattr(training, "report", lambda *_: None)
+
+
+@pytest.fixture
 def short_fits(monkeypatch):
     """Probes of fewer steps, for tests of who is compared with whom; the probes themselves are in `test_probes`."""
     from selfsup.eval import fine_tune, linear

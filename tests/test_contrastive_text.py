@@ -35,13 +35,7 @@ from selfsup.text_reading import Reading
 from selfsup.training import resume, train
 from text_pairs import made_up, pair_case
 
-
-@pytest.fixture(autouse=True)
-def one_thread(cache):
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("cache", "one_thread")
 
 
 SMALL = {"tokenizer": "byte", "layers": 1, "heads": 2, "width": 16, "batch": 8, "steps": 2, "context": 64}

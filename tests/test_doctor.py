@@ -12,7 +12,6 @@ import pytest
 
 import selfsup
 from selfsup import cli
-from selfsup import training as verb
 from selfsup.eval.doctor import examine
 from selfsup.eval.findings import Signs, diagnose
 from selfsup.eval.health import word_order
@@ -26,9 +25,7 @@ WORDS = {"tokenizer": "byte", "context": 32, "layers": 2, "heads": 2, "width": 3
 TEACHER = str(Path(__file__).parent / "teacher.py")
 
 
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verb, "report", lambda *_: None)
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 @pytest.fixture(scope="module")

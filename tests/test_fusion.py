@@ -14,7 +14,6 @@ import torch
 from contract import test_contract as contract
 from contract.case import Case, load_case, steps
 from selfsup import recipe
-from selfsup import training as verbs
 from selfsup.answers import losses_of
 from selfsup.audit import audit
 from selfsup.backbones import TowerBackbone
@@ -47,14 +46,7 @@ CONTRACT = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def plain(monkeypatch: pytest.MonkeyPatch):
-    """One thread, as in the contract suite, and no pictures."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    monkeypatch.setattr(verbs, "report", lambda *_: None)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("cache", "one_thread", "no_pictures")
 
 
 @pytest.fixture(params=NAMES)

@@ -17,7 +17,6 @@ import torch
 
 from contract.case import FAMILIES, FUSED, NAMES, Case, differing, load_case, untimed
 from contract.processes import resume_slowly, start, train_slowly, warm_up
-from selfsup import training as verbs
 from selfsup.errors import UserError
 from selfsup.run import Run
 from selfsup.training import resume, train
@@ -34,15 +33,12 @@ def kill(*_: object) -> None:
     raise Killed
 
 
+pytestmark = pytest.mark.usefixtures("one_thread", "no_pictures")
+
+
 @pytest.fixture(autouse=True)
-def plain(cache, monkeypatch: pytest.MonkeyPatch):
-    """One thread, as in the children, and no pictures."""
+def warm(cache):
     warm_up()
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    monkeypatch.setattr(verbs, "report", lambda *_: None)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(params=PLAIN)

@@ -138,9 +138,8 @@ def test_processes_do_not_drift_apart(folder: Path, name: str):
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_a_run_over_two_processes_is_like_one(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_run_over_two_processes_is_like_one(folder: Path, name: str, no_pictures):
     """Written once, by the main process; one process can go on with it."""
-    monkeypatch.setattr(verbs, "report", lambda *_: None)
     one, two = Run(folder / f"{name}-1"), Run(folder / f"{name}-2")
     assert two.record["hardware"]["processes"] == 2 and two.record["plan"] == one.record["plan"]
     for log in ("metrics.jsonl", "evals.jsonl"):

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from selfsup.errors import UserError, nearest
-from selfsup.names import first_line, objective_names, parts_of
+from selfsup.names import first_line, ideas, objective_names, parts_of
 
 HELP = ("-h", "--help")
 
@@ -46,7 +46,7 @@ def overview() -> str:
 
 def listing() -> str:
     """What `selfsup list` prints."""
-    return "\n".join(f"{name:<14}{what.split(': ', 1)[-1]}" for name, what in objective_names().items())
+    return "\n".join(f"{name:<14}{what.split(': ', 1)[-1]}" for name, what in ideas().items())
 
 
 def train_help(verb: str) -> str:

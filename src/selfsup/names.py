@@ -14,10 +14,15 @@ def first_line(node: ast.Module | ast.FunctionDef) -> str:
     return (ast.get_docstring(node) or "").split("\n", 1)[0]
 
 
-def objective_names() -> dict[str, str]:
-    """Name -> idea of every file in `objectives/`."""
-    files = sorted(file for file in FOLDER.glob("*.py") if not file.stem.startswith("_"))
-    return {file.stem: first_line(ast.parse(file.read_text(encoding="utf-8"))) for file in files}
+def objective_names() -> list[str]:
+    """The name of every file in `objectives/`."""
+    return sorted(file.stem for file in FOLDER.glob("*.py") if not file.stem.startswith("_"))
+
+
+def ideas() -> dict[str, str]:
+    """Name -> idea of every objective."""
+    files = {name: FOLDER / f"{name}.py" for name in objective_names()}
+    return {name: first_line(ast.parse(file.read_text(encoding="utf-8"))) for name, file in files.items()}
 
 
 def parts_of(name: str) -> list[str]:

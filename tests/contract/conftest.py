@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from contract.case import NAMES, Case, load_case
 from contract.processes import warm_up
@@ -18,12 +17,8 @@ def warm(cache):
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    """Sums depend on the number of threads; golden losses and bitwise comparisons take one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def serial(one_thread):
+    """Every test of the contract has one thread."""
 
 
 @pytest.fixture(params=NAMES)

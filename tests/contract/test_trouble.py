@@ -18,11 +18,7 @@ from selfsup.recipes import Budget
 from selfsup.run import Run
 from selfsup.training import resume, train
 
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A map of embeddings takes longer than the rest of a tiny run."""
-    monkeypatch.setattr(verbs, "report", lambda *_: None)
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 @pytest.fixture(params=FAMILIES)
