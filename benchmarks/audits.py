@@ -70,9 +70,7 @@ def made(name: str, kind: str, data: Path, out: Path) -> Path:
     if not place.exists():
         fresh = place.with_name(place.name + ".new")
         shutil.rmtree(fresh, ignore_errors=True)
-        some_novels(data, fresh, kind == "shuffled") if name == "novels" else some_pictures(
-            data, fresh, kind == "turned"
-        )
+        (some_novels if name == "novels" else some_pictures)(data, fresh, kind in CHANGED)
         fresh.rename(place)
     return place
 

@@ -319,9 +319,8 @@ def test_a_part_without_a_question_is_judged_by_its_loss(tmp_path):
         "mae.loss": (1.0, 0.0), "mae.trivial": (1.0, 0.0),
     }  # fmt: skip
     nothing = np.zeros(1)
-    scores = Scores(
-        nothing, nothing, nothing, nothing, nothing, metrics, {"rotation.accuracy": 0.25}, {"mae.loss": 0.5}
-    )
+    guesses, learned = {"rotation.accuracy": 0.25}, {"mae.loss": 0.5}
+    scores = Scores(nothing, nothing, nothing, nothing, nothing, metrics, guesses, (), learned)
     (left,) = losses_of(scores, [Question("rotation.accuracy", 0.9, 0.0, 0.25, 0.9)])
     assert (left.name, left.gain, left.gain_learned) == ("mae.loss", 0.0, 0.5)
 

@@ -34,7 +34,7 @@ def together(parts: Sequence[Scores]) -> Scores:
         {name: sum(s * one[name] for s, one in zip(share, of_parts, strict=True)) for name in of_parts[0]}
         for of_parts in ([part.guesses for part in parts], [part.learned for part in parts])
     )
-    return Scores(**arrays, metrics=metrics, guesses=guesses, learned=learned)
+    return Scores(**arrays, metrics=metrics, guesses=guesses, questions=parts[0].questions, learned=learned)
 
 
 def confusions(answers: np.ndarray, questions: Sequence[str], most: int) -> list[dict[str, Any]]:
@@ -53,7 +53,7 @@ def _mean(values: np.ndarray) -> float | None:
     return float(values.mean()) if np.isfinite(values).all() else None
 
 
-def by_label(scores: Scores, questions: Sequence[str], labels: np.ndarray, classes: Sequence[str]) -> list[dict]:
+def by_label(scores: Scores, labels: np.ndarray, classes: Sequence[str]) -> list[dict]:
     """The rows of each label (N,), the least answerable label first; -1 is none."""
     found = []
     for number, name in enumerate(classes):
@@ -64,7 +64,7 @@ def by_label(scores: Scores, questions: Sequence[str], labels: np.ndarray, class
                     "label": name, "rows": int(some.sum()), "difficulty": float(scores.difficulty[some].mean()),
                     "in_doubt": float(in_doubt(scores.difficulty[some]).mean()),
                     "all_right": _mean(scores.correct[some]),
-                    "confusions": confusions(scores.answers[some], questions, 2),
+                    "confusions": confusions(scores.answers[some], scores.questions, 2),
                 }
             )  # fmt: skip
     return sorted(found, key=lambda line: -line["difficulty"])
@@ -85,15 +85,12 @@ def losses_of(scores: Scores, asked: Sequence[Question]) -> list[Told]:
     ]
 
 
-def record_of(
-    name: str, scores: Scores, questions: Sequence[str], labels: np.ndarray | None, classes: Sequence[str]
-) -> dict[str, Any]:
+def record_of(name: str, scores: Scores, labels: np.ndarray | None, classes: Sequence[str]) -> dict[str, Any]:
     """What `audit.json` says of the answers.
 
     Args:
         name: of the objective.
         scores: of all rows.
-        questions: names of those that have an answer of their own, see `Objective.questions`.
         labels: (N,) of all rows, -1 for none; None where the data have none.
         classes: their names.
     """
@@ -122,8 +119,8 @@ def record_of(
         "trivial": trivial,
         "in_doubt": doubt,
         "all_right": _mean(scores.correct),
-        "confusions": confusions(scores.answers, questions, 6),
-        "labels": [] if labels is None else by_label(scores, questions, labels, classes),
+        "confusions": confusions(scores.answers, scores.questions, 6),
+        "labels": [] if labels is None else by_label(scores, labels, classes),
     }  # fmt: skip
 
 

@@ -140,7 +140,10 @@ class Audit:
             scores = scored(objective, self.reader, rows, recipe, runtime, self.draws, progress, caught)
         shown = rows[np.concatenate(extremes(scores.difficulty, self._content_of(rows), LEAST, MOST)).astype(int)]
         pages = pages_of(objective, self.reader, shown, recipe.seed)
-        about = {"metrics": scores.metrics, "guesses": scores.guesses, "learned": learned, "pages": list(pages)}
+        about = {
+            "metrics": scores.metrics, "guesses": scores.guesses, "questions": scores.questions, "learned": learned,
+            "pages": list(pages),
+        }  # fmt: skip
         arrays: dict[str, Any] = {name: value for name, value in vars(scores).items() if isinstance(value, np.ndarray)}
         arrays |= {f"page/{name}": page for name, page in pages.items()}
         with fresh_file(file) as fresh, open(fresh, "wb") as target:
@@ -149,19 +152,18 @@ class Audit:
     def _content_of(self, rows: np.ndarray) -> np.ndarray | None:
         return None if self.content is None else self.content[rows]
 
-    def draw_least(self, scores: Scores, shown: dict[int, Pages], questions: tuple[str, ...]) -> None:
+    def draw_least(self, scores: Scores, shown: dict[int, Pages]) -> None:
         """`least.png`, or for text `least.txt`: the least answerable rows, and some that are most answerable.
 
         Args:
             scores: of all rows.
             shown: pages of some rows, among them these.
-            questions: see `Objective.questions`.
         """
         pictures, name = self.pictures, self.recipe.objective
         labels = pictures.label_rows() if pictures is not None and pictures.classes else None
 
         def title(row: int) -> str:
-            wrong = confusions(scores.answers[row : row + 1], questions, 1)
+            wrong = confusions(scores.answers[row : row + 1], scores.questions, 1)
             words = [f"{scores.loss[row]:.2f}", *(f"{one['asked']} as {one['answered']}" for one in wrong)]
             if pictures is not None and labels is not None and labels[row] >= 0:
                 words.append(pictures.classes[labels[row]])
@@ -191,21 +193,21 @@ class Audit:
         """The report of all folds, which have to be done: what `audit.json` holds, and (N,) weights."""
         parts = [self.fold(number) for number in range(self.folds)]
         scores, pictures = together([part for part, _, _ in parts]), self.pictures
-        questions, steps = self.objective().questions, json.loads((self.folder / ASKED).read_text())["steps"]
+        steps = json.loads((self.folder / ASKED).read_text())["steps"]
         labels, classes = None, ()
         if pictures is not None and pictures.classes:
             labels, classes = pictures.label_rows(), pictures.classes
         record = {
             "objective": self.recipe.objective, "data": self.recipe.data.source, "rows": len(self.reader),
             "folds": self.folds, "draws": self.draws, "steps": steps,
-            **record_of(self.recipe.objective, scores, questions, labels, classes),
+            **record_of(self.recipe.objective, scores, labels, classes),
         }  # fmt: skip
         pages = {
             row: {name: page[place] for name, page in some.items()}
             for _, shown, some in parts
             for place, row in enumerate(shown.tolist())
         }
-        self.draw_least(scores, pages, questions)
+        self.draw_least(scores, pages)
         table = table_of(scores, self.fold_of, None if pictures is None else pictures.names(), labels, classes)
         with fresh_file(self.folder / "rows.parquet") as fresh:
             parquet.write_table(table, fresh)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -75,6 +75,7 @@ class Scores:
         answers: (N, Q, Q) how often each of the row's questions got each answer; Q is 0 where there are none.
         metrics: name -> mean over rows, and the variance of that mean.
         guesses: name -> what guessing gets.
+        questions: Q names; see `Objective.questions`.
         learned: name -> mean over the last steps of training, on the rows of these; see `trained`.
     """
 
@@ -85,6 +86,7 @@ class Scores:
     answers: np.ndarray
     metrics: Mapping[str, tuple[float, float]]
     guesses: Mapping[str, float]
+    questions: Sequence[str]
     learned: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -124,10 +126,11 @@ def stop_if(caught: list[int]) -> None:
 class Tally:
     """Sums over batches and draws, for `Scores`."""
 
-    def __init__(self, rows: np.ndarray, questions: int) -> None:
+    def __init__(self, rows: np.ndarray, questions: Sequence[str]) -> None:
+        self.questions = questions
         self.rows = rows
         self.sums = {name: np.zeros(len(rows)) for name in ("loss", "difficulty", "correct")}
-        self.answers = np.zeros((len(rows), questions, questions), np.int32)
+        self.answers = np.zeros((len(rows), len(questions), len(questions)), np.int32)
         self.seen: list[dict[str, float]] = []  # of each batch of this draw: its metrics
         self.draws: list[dict[str, tuple[float, float]]] = []
 
@@ -171,7 +174,7 @@ class Tally:
         guessed = [name for name in metrics if name.startswith(GUESS)]
         guesses = {name.removeprefix(GUESS): metrics.pop(name)[0] for name in guessed}
         loss, difficulty, correct = (self.sums[name] / count for name in ("loss", "difficulty", "correct"))
-        return Scores(self.rows, loss, difficulty, correct, self.answers, metrics, guesses)
+        return Scores(self.rows, loss, difficulty, correct, self.answers, metrics, guesses, self.questions)
 
 
 def scored(
@@ -182,7 +185,7 @@ def scored(
 
     Batches are as large as in training, because some objectives compare the rows of one, and others in every draw.
     """
-    tally, done, workers = Tally(rows, len(objective.questions)), 0, recipe.data.workers or 0
+    tally, done, workers = Tally(rows, objective.questions), 0, recipe.data.workers or 0
     with evaluating(objective):
         for number in range(draws):
             order = permutation(len(rows), recipe.seed, number)
