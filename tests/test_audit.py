@@ -98,8 +98,11 @@ class TestFolds:
         assert np.bincount(fold_of).tolist() == [250, 250] and 2 <= len(edges) < 16
         for fold in (0, 1):
             rest, held = others(fold_of, fold, True), np.flatnonzero(fold_of == fold)
-            assert np.abs(rest[:, None] - held).min() == 2 and len(rest) >= 250 - 2 * len(edges)
+            assert np.abs(rest[:, None] - held).min() == 5 and len(rest) >= 250 - 2 * 4 * len(edges)
         assert cut(None, 6, 3).tolist() == [0, 0, 1, 1, 2, 2]
+        assert others(cut(None, 6, 3), 0, True).tolist() == [3, 4, 5], "one row, where there is little"
+        many = cut(None, 50_000, 2)
+        assert np.abs(others(many, 0, True)[:, None] - np.flatnonzero(np.diff(many))).min() == 8
 
     def test_a_selection_reads_the_rows_of_its_reader(self) -> None:
         class Numbers(Reader):

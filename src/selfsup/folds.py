@@ -31,6 +31,7 @@ from selfsup.runtime import Runtime, Stopped
 
 STRETCHES = 8  # of text, at most, that a fold gets
 STRETCH = 32  # rows in one, at least
+APART = 8  # rows between a stretch that is asked and one that is trained on: short sentences are in so many segments
 GUESS = "guess "  # before the name of a metric
 END = 0.1  # share of the steps that tells what was learned of the rows trained on
 
@@ -56,10 +57,16 @@ def cut(content: np.ndarray | None, rows: int, folds: int) -> np.ndarray:
 
 
 def others(fold_of: np.ndarray, fold: int, apart: bool) -> np.ndarray:
-    """Rows to train on for a fold; `apart` from its rows by one, because pieces of text overlap their neighbors."""
+    """Rows to train on for a fold; `apart` from its rows by some, because pieces of text overlap their neighbors.
+
+    By at most an eighth of a stretch at either end: little text has few rows to spare.
+    """
     held = fold_of == fold
     if apart:
-        held = held | np.append(held[1:], False) | np.append(False, held[:-1])
+        stretches = np.flatnonzero(np.diff(fold_of, prepend=-1))
+        shortest = int(np.diff(stretches, append=len(fold_of)).min())
+        for _ in range(min(APART, max(shortest // 8, 1))):
+            held = held | np.append(held[1:], False) | np.append(False, held[:-1])
     return np.flatnonzero(~held)
 
 

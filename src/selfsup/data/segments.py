@@ -19,7 +19,6 @@ from selfsup.errors import UserError
 log = logging.getLogger("selfsup")
 BLOCK = 1 << 22  # tokens that are looked through at once
 MUCH = 0.25  # of a text, to be told that it is in no segment
-FULL = 0.85  # how full segments are on average, so that sentences have room to end where they do
 
 
 @njit(cache=True)
@@ -50,55 +49,52 @@ def sentence_ends(ids: NDArray, tables: NDArray) -> NDArray:
     return found[:count]
 
 
-@njit(cache=True)
-def cut(start: int, stop: int, ends: NDArray, longest: int) -> NDArray:
-    """(S, 2) where the segments of a document begin and stop: whole sentences, about equally many tokens.
+def around(points: NDArray, longest: int) -> NDArray:
+    """(N, 3) where a segment begins, where the next one does, and where that stops, in a document.
 
-    There are at least two where there are two sentences that fit. A sentence longer than a segment may be is in none.
+    Around each end of a sentence as many whole sentences to either side as fit. So what is in a segment says nothing of
+    what it stands beside: sentences in random order leave no trace of which segment came first. Segments that are cut
+    one after another, each where it is fullest, do: what follows one would not have fitted into it (docs/decisions.md).
+
+    Args:
+        points: (S + 1,) where the document begins, where its sentences end, and where it stops.
+        longest: tokens in a segment. A sentence of more is in none.
     """
-    found, count, place = np.empty((len(ends) + 1, 2), np.int64), 0, start
-    while place < stop:
-        rest = stop - place
-        goal = place + rest / max(np.ceil(rest / (FULL * longest)), 2 if count == 0 else 1)
-        right = np.searchsorted(ends, place, "right")  # first end behind this place
-        best = ends[right] if right < len(ends) else stop
-        for number in range(right + 1, len(ends) + 1):
-            end = ends[number] if number < len(ends) else stop
-            if end - place > longest or abs(end - goal) > abs(best - goal):
-                break
-            best = end
-        if best - place <= longest:
-            found[count] = place, best
-            count += 1
-        place = best
-    return found[:count]
+    fits = np.diff(points) <= longest
+    middle = points[1:-1][fits[:-1] & fits[1:]]
+    start = points[np.searchsorted(points, middle - longest)]
+    stop = points[np.searchsorted(points, middle + longest, "right") - 1]
+    return np.stack([start, middle, stop], 1)
 
 
-def segments(store: TokenStore, longest: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The segments of a store: (S,) where each begins and stops, and (S,) the number of its document."""
+def segments(store: TokenStore, longest: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """The pairs of segments of a store: (N, 3) their places, (N,) their documents; and tokens in too long sentences."""
     words = Words.of(store.tokenizer)
     tables = np.stack([words.ends, words.closes, words.opens, words.wide, words.blank, words.line])
     ends = np.concatenate(
         [block + sentence_ends(store.read(block, block + BLOCK), tables) for block in range(0, len(store), BLOCK)]
     )
-    places, numbers = [np.empty((0, 2), np.int64)], [np.empty(0, np.int64)]
+    places, numbers, lost = [np.empty((0, 3), np.int64)], [np.empty(0, np.int64)], 0
     for number, (start, stop) in enumerate(zip(*store.texts(), strict=True)):
         inside = ends[np.searchsorted(ends, start, "right") : np.searchsorted(ends, stop, "left")]
-        found = cut(start, stop, inside, longest)
+        if len(inside) and words.blank[store.read(inside[-1], stop)].all():
+            inside = inside[:-1]  # white space at the end of a document is no sentence
+        points = np.concatenate([[start], inside, [stop]])
+        sizes, found = np.diff(points), around(points, longest)
+        lost += int(sizes[sizes > longest].sum())
         places.append(found)
         numbers.append(np.full(len(found), number))
-    start, stop = np.concatenate(places).T
-    return start, stop, np.concatenate(numbers)
+    return np.concatenate(places), np.concatenate(numbers), lost
 
 
 class SegmentReader(Reader):
     """A row is a segment A, the segment B that follows it in the same document, and a foreign one C.
 
     All are whole sentences: where one had to be cut, its place could be told from the torn end alone. What is too long
-    for a segment is in no row.
+    for a segment is in no row. Neighboring rows overlap.
 
-    C is drawn anew in every epoch: for a share `near` of the rows from the same document, for the others from any;
-    never A or B, and of the same document not next to them.
+    C is the B of another row, drawn anew in every epoch: for a share `near` of the rows from the same document, for the
+    others from any; it never overlaps A or B or touches them.
 
     Batch keys: `first`, `second`, `foreign` (B, longest) int64, each with its `..._length` (B,).
     """
@@ -107,51 +103,55 @@ class SegmentReader(Reader):
         """Segments of at most `longest` tokens.
 
         Raises:
-            UserError: no document has two sentences that fit.
+            UserError: no document has two sentences that fit, or nothing in the text is foreign to one of them.
         """
         self.store, self.longest, self.near = store, longest, near
-        self.start, self.stop, document = segments(store, longest)
-        self.rows = np.flatnonzero((document[:-1] == document[1:]) & (self.stop[:-1] == self.start[1:]))
-        self.low = np.searchsorted(document, document)  # first segment of the document of each, and the one after
-        self.high = np.searchsorted(document, document, "right")  # its last
-        if not len(self.rows):
+        self.places, self.document, lost = segments(store, longest)
+        if not len(self.places):
             raise UserError(
                 f"no document has two sentences of at most {longest} tokens, so there is no order to learn; "
                 "give a longer --context, longer texts, or --tokenizer bpe"
             )
-        if len(self.start) < 8:
-            raise UserError(f"{len(self.start)} segments of text are too few to find foreign ones in; give more text")
-        start, stop = store.texts()  # the marks between documents are no text
-        lost = 1 - (self.stop - self.start).sum() / (stop - start).sum()
-        if lost > MUCH:
+        start, middle, stop = self.places.T
+        self.low = np.searchsorted(self.document, self.document)  # first row of the document of each, and the one after
+        self.high = np.searchsorted(self.document, self.document, "right")  # its last
+        # From left to right: the rows of the document whose B overlaps or touches A or B.
+        self.left = np.maximum(np.searchsorted(stop, start), self.low)
+        self.right = np.minimum(np.searchsorted(middle, stop, "right"), self.high)
+        if (self.right - self.left).max() == len(self):
+            raise UserError(f"{len(self)} places between sentences are too few to find foreign ones; give more text")
+        begins, ends = store.texts()  # the marks between documents are no text
+        share = lost / (ends - begins).sum()
+        if share > MUCH:
             log.info(
                 "%.0f %% of the text is in no segment: sentences of more than %d tokens; a longer --context has them",
-                100 * lost, longest,
+                100 * share, longest,
             )  # fmt: skip
-        documents, paired = len(start), len(np.unique(document[self.rows]))
+        documents, paired = len(begins), len(np.unique(self.document))
         if paired < documents:
             log.info("%d of %d documents have no two sentences: they make no pairs", documents - paired, documents)
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.places)
 
     def foreign(self, draw: Draw, near: float) -> np.ndarray:
-        """(B,) number of the foreign segment of each row of a draw, a share `near` of them from the same document."""
-        first = self.rows[draw.rows.numpy()]
-        low, high = self.low[first], self.high[first]
-        inside = draw.bernoulli("near", near, 1)[:, 0].numpy() & (high - low > 4)
-        low, high = np.where(inside, low, 0), np.where(inside, high, len(self.start))
-        # All from low to high, but for the four around A and B: number them from behind B.
-        left, right = np.maximum(first - 1, low), np.minimum(first + 3, high)
-        number = draw.integers("foreign", torch.from_numpy(np.maximum(high - low - (right - left), 1))[:, None], 1)
+        """(B,) the row whose B is foreign to each row of a draw, a share `near` of them of the same document."""
+        row = draw.rows.numpy()
+        low, high, left, right = (values[row] for values in (self.low, self.high, self.left, self.right))
+        inside = draw.bernoulli("near", near, 1)[:, 0].numpy() & (high - low > right - left)
+        low, high = np.where(inside, low, 0), np.where(inside, high, len(self))
+        # All from low to high, but for those around the row: number them from behind these.
+        number = draw.integers("foreign", torch.from_numpy(high - low - (right - left))[:, None], 1)
         place = right + number[:, 0].numpy()
         return np.where(place < high, place, low + place - high)
 
     def gather(self, draw: Draw, companions: Companions | None = None) -> Batch:
         """The segments of the drawn rows."""
-        first = self.rows[draw.rows.numpy()]
+        of_rows, of_others = self.places[draw.rows.numpy()], self.places[self.foreign(draw, self.near)]
         found: Batch = {}
-        for name, rows in (("first", first), ("second", first + 1), ("foreign", self.foreign(draw, self.near))):
-            one = padded(self.store, self.start[rows].tolist(), self.stop[rows].tolist(), self.longest)
+        for name, (start, stop) in (
+            ("first", of_rows[:, :2].T), ("second", of_rows[:, 1:].T), ("foreign", of_others[:, 1:].T)
+        ):  # fmt: skip
+            one = padded(self.store, start.tolist(), stop.tolist(), self.longest)
             found |= {name: one["tokens"], f"{name}_length": one["tokens_length"]}
         return found

@@ -49,32 +49,29 @@ def wins(scores: Tensor) -> Tensor:
     return (first >= scores).all(1).double() / (first == scores).sum(1).clamp(min=1)
 
 
-def passages(reader: SegmentReader, numbers: np.ndarray) -> list[str]:
-    """The text of some segments of a reader."""
-    if not len(numbers):  # transformers 5.17 decodes no texts to one empty text
+def passages(reader: SegmentReader, rows: np.ndarray, which: int) -> list[str]:
+    """The text of the first (0) or second (1) segment of some rows of a reader."""
+    if not len(rows):  # transformers 5.17 decodes no texts to one empty text
         return []
-    stretches = zip(reader.start[numbers].tolist(), reader.stop[numbers].tolist(), strict=True)
+    stretches = reader.places[rows, which : which + 2].tolist()
     return reader.store.tokenizer.batch_decode([reader.store.read(*stretch).tolist() for stretch in stretches])
 
 
 def strangers(reader: SegmentReader) -> tuple[np.ndarray, np.ndarray]:
-    """(M,) segments of long documents, evenly spread, and (M, `OTHERS`) of the same document, drawn without repetition.
+    """(M,) rows of long documents, evenly spread, and (M, `OTHERS`) of the same document, drawn without repetition.
 
-    As in training, none of these stands next to the segment or to the one that follows it.
+    As in training, the second segments of these neither overlap nor touch the row.
     """
-    first = reader.rows
-    low, high = reader.low[first], reader.high[first]
-    left, right = np.maximum(first - 1, low), first + 3
-    count = (left - low) + np.maximum(high - right, 0)
+    count = (reader.high - reader.low) - (reader.right - reader.left)
     rows = np.flatnonzero(count >= OTHERS)
     rows = rows[evenly(len(rows), CHOICES)]
     least = torch.from_numpy(count[rows][:, None] - np.arange(OTHERS))
     picks = Draw(0, -1, torch.from_numpy(rows)).integers("others", least, OTHERS)
     found = np.zeros((len(rows), OTHERS), np.int64)
     for number, row in enumerate(rows.tolist()):
-        pool = [*range(low[row], left[row]), *range(right[row], high[row])]
+        pool = [*range(reader.low[row], reader.left[row]), *range(reader.right[row], reader.high[row])]
         found[number] = [pool.pop(pick) for pick in picks[number].tolist()]
-    return first[rows], found
+    return rows, found
 
 
 @dataclass(frozen=True)
@@ -98,12 +95,11 @@ class Questions:
     @classmethod
     def of(cls, reader: SegmentReader) -> Questions:
         """Evenly spread over a text; what is drawn is the same for all runs."""
-        rows = evenly(len(reader), MOST)
-        first, (start, others) = reader.rows[rows], strangers(reader)
+        rows, (start, others) = evenly(len(reader), MOST), strangers(reader)
         foreign = reader.foreign(Draw(0, -1, torch.from_numpy(rows)), 0.0)
         return cls(
-            passages(reader, first), passages(reader, first + 1), passages(reader, foreign), passages(reader, start),
-            [passages(reader, numbers) for numbers in (start + 1, *others.T)],
+            passages(reader, rows, 0), passages(reader, rows, 1), passages(reader, foreign, 1),
+            passages(reader, start, 0), [passages(reader, numbers, 1) for numbers in (start, *others.T)],
         )  # fmt: skip
 
     def answers(self, score: Score) -> Answers:
@@ -140,7 +136,7 @@ class Bags:
         """
         self.words = rare_words([*first, *second], others)
         difference = self._difference(first, second)
-        # In blocks: a passage is the second of one pair and the first of the next.
+        # In blocks: neighboring pairs have sentences in common.
         held_out = np.arange(len(first)) // max(len(first) // 100, 1) % 10 == 9
         strength = STRENGTHS[0]
         if held_out.any():
@@ -152,10 +148,10 @@ class Bags:
     @classmethod
     def of(cls, reader: SegmentReader, questions: Questions) -> Bags:
         """Learned from up to `PAIRS` pairs of a reader, to answer some questions."""
-        first = reader.rows[evenly(len(reader), PAIRS)]
+        rows = evenly(len(reader), PAIRS)
         parts = (questions.first, questions.second, questions.foreign, questions.start, *questions.choices)
         others = [text for part in parts for text in part]
-        return cls(passages(reader, first), passages(reader, first + 1), others)
+        return cls(passages(reader, rows, 0), passages(reader, rows, 1), others)
 
     def _difference(self, first: Sequence[str], second: Sequence[str]) -> csr_matrix:
         return self.words.transform(first) - self.words.transform(second)
