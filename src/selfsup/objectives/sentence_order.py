@@ -15,8 +15,8 @@ Lines are joined to paragraphs (`--lines`): where they were broken at a width, t
 what, without any meaning.
 Segments are the whole sentences that fit to either side of a sentence's end, so that no length tells which came first.
 Differs from ALBERT: a ranking in place of a label for each pair; a pair for each end of a sentence; short windows, in
-which order is learned in fewer minutes (ALBERT's are of 512 tokens); a ModernBERT where no other network is given, whose
-layers share weights only with `--share`.
+which order is learned in fewer minutes (ALBERT's are of 512 tokens); a ModernBERT where no other network is given,
+whose layers share weights only with `--share`.
 """
 
 from __future__ import annotations
