@@ -258,6 +258,6 @@ def tiny() -> Recipe:
         config=Config(output=16, context=64),
         data=CaptionData(source="sample:glyphs", pixels=16, tokenizer="byte"),
         backbone=TowerBackbone(size="nano", layers=2, heads=2, width=32),
-        optimizer=Optimizer(batch=16, rate=2e-3),
+        optimizer=Optimizer(batch=32, rate=2e-3),
         budget=Budget(steps=30),
     )
