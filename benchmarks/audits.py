@@ -26,7 +26,7 @@ from PIL import Image
 from side_by_side import device_name, say
 
 TURNS = "audit rotation --data {data} --pixels 32 --steps 300 --draws 2"
-ORDER = "audit sentence_order --data {data} --context 64 --layers 2 --heads 4 --width 128 --steps 1000 --draws 1"
+ORDER = "audit sentence_order --data {data} --context 64 --layers 2 --heads 4 --width 128 --steps 2000 --draws 1"
 JOBS = {
     "cifar10": {"as they are": TURNS, "gray": f"{TURNS} --gray 1"},
     "blood_cells": {"as they are": TURNS, "gray": f"{TURNS} --gray 1", "turned": TURNS},
