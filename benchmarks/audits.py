@@ -25,7 +25,8 @@ from kept import keep, kept
 from PIL import Image
 from side_by_side import device_name, say
 
-TURNS = "audit rotation --data {data} --pixels 32 --steps 300 --draws 2"
+DRAWS = " --draws 2"
+TURNS = f"audit rotation --data {{data}} --pixels 32 --steps 300{DRAWS}"
 ORDER = "audit sentence_order --data {data} --context 64 --layers 2 --heads 4 --width 128 --steps 2000 --draws 1"
 JOBS = {
     "cifar10": {"as they are": TURNS, "gray": f"{TURNS} --gray 1"},

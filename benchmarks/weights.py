@@ -14,7 +14,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from audits import JOBS, audited, made, weights_of
+from audits import DRAWS, JOBS, audited, made, weights_of
 from captions import shell, trained
 from kept import keep, kept
 from tables import SCORE, commit, judged, lines, table
@@ -38,13 +38,14 @@ def main() -> None:
             if any((run["kind"], run["seed"]) == (kind, seed) for run in runs):
                 continue
             folder = given.out / f"{given.name}-{kind}-{seed}"
-            words = JOBS[given.name][KIND].replace("audit", "train", 1).format(data=data)
+            words = JOBS[given.name][KIND].replace("audit", "train", 1).replace(DRAWS, "").format(data=data)
             if kind == "weighted":
                 words += f" --weights {weights_of(audited(given.name, KIND, seed, given))}"
             trained(f"{words} --seed {seed}", folder)
             if not judged(folder):
                 shell(f"eval {folder}")
-            run = {"name": given.name, "kind": kind, "seed": seed, "commit": commit()}
+            command = words.replace(str(data), "DIR").replace(str(given.out), "OUT")
+            run = {"name": given.name, "kind": kind, "seed": seed, "commit": commit(), "command": command}
             runs.append({**run, "scores": [{name: line[name] for name in SCORE} for line in lines(folder)]})
             keep(runs[-1], given.keep)
     of_kinds = {kind: [run["scores"] for run in runs if run["kind"] == kind] for kind in ("plain", "weighted")}
