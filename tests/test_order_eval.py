@@ -109,7 +109,7 @@ def test_who_knows_the_truth_is_always_right(readers: tuple[SegmentReader, Segme
 def test_bags_of_words_tell_what_words_give_away(readers: tuple[SegmentReader, SegmentReader]) -> None:
     """How far a story has come, and which story it is; both on stories that were never seen."""
     questions, bags = Questions.of(readers[1]), Bags.of(readers[0], Questions.of(readers[1]))
-    assert len(passages(readers[0], np.arange(5), 0)) == 5
+    assert len(passages(readers[0], np.arange(5))) == 5
     before = questions.answers(bags.before)["order"]
     turns = [one.split()[2] != other.split()[2] for one, other in zip(questions.first, questions.second, strict=True)]
     assert float(before[torch.tensor(turns)].mean()) > 0.95

@@ -81,7 +81,8 @@ def test_loss_equals_its_formula(negatives: str) -> None:
 def pairs_of(reader: SegmentReader) -> list[tuple[str, str]]:
     """The text of A and B of every row."""
     read, decode = reader.store.read, reader.store.tokenizer.decode
-    return [(decode(read(a, b).tolist()), decode(read(b, c).tolist())) for a, b, c in reader.places.tolist()]
+    places = zip(reader.start, reader.middle, reader.stop, strict=True)
+    return [(decode(read(a, b).tolist()), decode(read(b, c).tolist())) for a, b, c in places]
 
 
 def test_segments_end_where_sentences_end() -> None:
@@ -114,18 +115,18 @@ def test_segments_hold_all_sentences_that_fit(sizes: list[int], longest: int) ->
     points = np.cumsum([5, *sizes])
     found = around(points, longest)
     assert set(found.flat) <= set(points)
-    for start, middle, stop in found:
+    for start, middle, stop in found.T:
         assert start < middle < stop and middle - start <= longest and stop - middle <= longest
         assert start == 5 or middle - points[np.searchsorted(points, start) - 1] > longest
         assert stop == points[-1] or points[np.searchsorted(points, stop) + 1] - middle > longest
     fits = [size <= longest for size in sizes]
-    assert found[:, 1].tolist() == [points[n] for n in range(1, len(sizes)) if fits[n - 1] and fits[n]]
+    assert found[1].tolist() == [points[n] for n in range(1, len(sizes)) if fits[n - 1] and fits[n]]
 
 
 def test_lengths_do_not_tell_which_segment_came_first() -> None:
     """Of sentences at random: segments cut one after another, each where it is fullest, give it away in 67 %."""
     points = np.cumsum(np.random.default_rng(0).geometric(1 / 15, 60_000) + 2)
-    start, middle, stop = around(points, 30).T
+    start, middle, stop = around(points, 30)
 
     def lengths(begin: np.ndarray, end: np.ndarray) -> np.ndarray:
         """Of the segment, its first sentence and its last one."""
@@ -145,12 +146,12 @@ def test_lengths_do_not_tell_which_segment_came_first() -> None:
 def test_foreign_passages_are_foreign_and_drawn_anew() -> None:
     texts = [" ".join(f"This is sentence {n} of document {d}." for n in range(40)) for d in range(3)]
     reader = SegmentReader(store(texts), 60)
-    rows, document, (start, middle, stop) = torch.arange(len(reader)), reader.document, reader.places.T
+    rows, document, start, stop = torch.arange(len(reader)), reader.document, reader.start, reader.stop
     seen = []
     for epoch in range(30):
         found = reader.foreign(Draw(0, epoch, rows), 0.5)
         same = document[found] == document
-        assert not ((stop[found] >= start) & (middle[found] <= stop)).any()
+        assert not ((stop[found] >= start) & (reader.middle[found] <= stop)).any()
         assert 0.45 < same.mean() < 0.85
         anywhere = reader.foreign(Draw(0, epoch, rows), 0.0)
         assert 0.1 < (document[anywhere] == document).mean() < 0.45  # of three documents

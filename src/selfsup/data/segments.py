@@ -50,7 +50,7 @@ def sentence_ends(ids: NDArray, tables: NDArray) -> NDArray:
 
 
 def around(points: NDArray, longest: int) -> NDArray:
-    """(N, 3) where a segment begins, where the next one does, and where that stops, in a document.
+    """(3, N) where a segment begins, where the next one does, and where that stops, in a document.
 
     Around each end of a sentence as many whole sentences to either side as fit. So what is in a segment says nothing of
     what it stands beside: sentences in random order leave no trace of which segment came first. Segments that are cut
@@ -64,17 +64,17 @@ def around(points: NDArray, longest: int) -> NDArray:
     middle = points[1:-1][fits[:-1] & fits[1:]]
     start = points[np.searchsorted(points, middle - longest)]
     stop = points[np.searchsorted(points, middle + longest, "right") - 1]
-    return np.stack([start, middle, stop], 1)
+    return np.stack([start, middle, stop])
 
 
 def segments(store: TokenStore, longest: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """The pairs of segments of a store: (N, 3) their places, (N,) their documents; and tokens in too long sentences."""
+    """The pairs of segments of a store: (3, N) their places, (N,) their documents; and tokens in too long sentences."""
     words = Words.of(store.tokenizer)
     tables = np.stack([words.ends, words.closes, words.opens, words.wide, words.blank, words.line])
     ends = np.concatenate(
         [block + sentence_ends(store.read(block, block + BLOCK), tables) for block in range(0, len(store), BLOCK)]
     )
-    places, numbers, lost = [np.empty((0, 3), np.int64)], [np.empty(0, np.int64)], 0
+    places, numbers, lost = [np.empty((3, 0), np.int64)], [np.empty(0, np.int64)], 0
     for number, (start, stop) in enumerate(zip(*store.texts(), strict=True)):
         inside = ends[np.searchsorted(ends, start, "right") : np.searchsorted(ends, stop, "left")]
         if len(inside) and words.blank[store.read(inside[-1], stop)].all():
@@ -83,8 +83,8 @@ def segments(store: TokenStore, longest: int) -> tuple[np.ndarray, np.ndarray, i
         sizes, found = np.diff(points), around(points, longest)
         lost += int(sizes[sizes > longest].sum())
         places.append(found)
-        numbers.append(np.full(len(found), number))
-    return np.concatenate(places), np.concatenate(numbers), lost
+        numbers.append(np.full(found.shape[1], number))
+    return np.concatenate(places, 1), np.concatenate(numbers), lost
 
 
 class SegmentReader(Reader):
@@ -106,22 +106,18 @@ class SegmentReader(Reader):
             UserError: no document has two sentences that fit, or nothing in the text is foreign to one of them.
         """
         self.store, self.longest, self.near = store, longest, near
-        self.places, self.document, lost = segments(store, longest)
-        if not len(self.places):
+        (self.start, self.middle, self.stop), self.document, lost = segments(store, longest)
+        if not len(self):
             raise UserError(
                 f"no document has two sentences of at most {longest} tokens, so there is no order to learn; "
                 "give a longer --context, longer texts, or --tokenizer bpe"
             )
-        start, middle, stop = self.places.T
-        self.low = np.searchsorted(self.document, self.document)  # first row of the document of each, and the one after
-        self.high = np.searchsorted(self.document, self.document, "right")  # its last
-        # From left to right: the rows of the document whose B overlaps or touches A or B.
-        self.left = np.maximum(np.searchsorted(stop, start), self.low)
-        self.right = np.minimum(np.searchsorted(middle, stop, "right"), self.high)
-        if (self.right - self.left).max() == len(self):
+        begins, ends = store.texts()
+        self.first = np.searchsorted(self.document, np.arange(len(begins) + 1))  # row of each document
+        _, _, left, right = self.bounds(np.arange(len(self)))
+        if (right - left).max() == len(self):
             raise UserError(f"{len(self)} places between sentences are too few to find foreign ones; give more text")
-        begins, ends = store.texts()  # the marks between documents are no text
-        share = lost / (ends - begins).sum()
+        share = lost / (ends - begins).sum()  # the marks between documents are no text
         if share > MUCH:
             log.info(
                 "%.0f %% of the text is in no segment: sentences of more than %d tokens; a longer --context has them",
@@ -132,12 +128,22 @@ class SegmentReader(Reader):
             log.info("%d of %d documents have no two sentences: they make no pairs", documents - paired, documents)
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.middle)
+
+    def bounds(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """(B,) low, high, left, right of some rows.
+
+        From low to high, high excluded, are the rows of the same document; from left to right those of them whose B
+        overlaps or touches A or B.
+        """
+        low, high = (self.first[self.document[rows] + behind] for behind in (0, 1))
+        left = np.maximum(np.searchsorted(self.stop, self.start[rows]), low)
+        right = np.minimum(np.searchsorted(self.middle, self.stop[rows], "right"), high)
+        return low, high, left, right
 
     def foreign(self, draw: Draw, near: float) -> np.ndarray:
         """(B,) the row whose B is foreign to each row of a draw, a share `near` of them of the same document."""
-        row = draw.rows.numpy()
-        low, high, left, right = (values[row] for values in (self.low, self.high, self.left, self.right))
+        low, high, left, right = self.bounds(draw.rows.numpy())
         inside = draw.bernoulli("near", near, 1)[:, 0].numpy() & (high - low > right - left)
         low, high = np.where(inside, low, 0), np.where(inside, high, len(self))
         # All from low to high, but for those around the row: number them from behind these.
@@ -147,11 +153,13 @@ class SegmentReader(Reader):
 
     def gather(self, draw: Draw, companions: Companions | None = None) -> Batch:
         """The segments of the drawn rows."""
-        of_rows, of_others = self.places[draw.rows.numpy()], self.places[self.foreign(draw, self.near)]
+        rows, others = draw.rows.numpy(), self.foreign(draw, self.near)
         found: Batch = {}
-        for name, (start, stop) in (
-            ("first", of_rows[:, :2].T), ("second", of_rows[:, 1:].T), ("foreign", of_others[:, 1:].T)
-        ):  # fmt: skip
+        for name, start, stop in (
+            ("first", self.start[rows], self.middle[rows]),
+            ("second", self.middle[rows], self.stop[rows]),
+            ("foreign", self.middle[others], self.stop[others]),
+        ):
             one = padded(self.store, start.tolist(), stop.tolist(), self.longest)
             found |= {name: one["tokens"], f"{name}_length": one["tokens_length"]}
         return found

@@ -49,11 +49,12 @@ def wins(scores: Tensor) -> Tensor:
     return (first >= scores).all(1).double() / (first == scores).sum(1).clamp(min=1)
 
 
-def passages(reader: SegmentReader, rows: np.ndarray, which: int) -> list[str]:
-    """The text of the first (0) or second (1) segment of some rows of a reader."""
+def passages(reader: SegmentReader, rows: np.ndarray, second: bool = False) -> list[str]:
+    """The text of the first or the second segment of some rows of a reader."""
     if not len(rows):  # transformers 5.17 decodes no texts to one empty text
         return []
-    stretches = reader.places[rows, which : which + 2].tolist()
+    start, stop = (reader.middle, reader.stop) if second else (reader.start, reader.middle)
+    stretches = zip(start[rows].tolist(), stop[rows].tolist(), strict=True)
     return reader.store.tokenizer.batch_decode([reader.store.read(*stretch).tolist() for stretch in stretches])
 
 
@@ -62,14 +63,15 @@ def strangers(reader: SegmentReader) -> tuple[np.ndarray, np.ndarray]:
 
     As in training, the second segments of these neither overlap nor touch the row.
     """
-    count = (reader.high - reader.low) - (reader.right - reader.left)
+    low, high, left, right = reader.bounds(np.arange(len(reader)))
+    count = (high - low) - (right - left)
     rows = np.flatnonzero(count >= OTHERS)
     rows = rows[evenly(len(rows), CHOICES)]
     least = torch.from_numpy(count[rows][:, None] - np.arange(OTHERS))
     picks = Draw(0, -1, torch.from_numpy(rows)).integers("others", least, OTHERS)
     found = np.zeros((len(rows), OTHERS), np.int64)
     for number, row in enumerate(rows.tolist()):
-        pool = [*range(reader.low[row], reader.left[row]), *range(reader.right[row], reader.high[row])]
+        pool = [*range(low[row], left[row]), *range(right[row], high[row])]
         found[number] = [pool.pop(pick) for pick in picks[number].tolist()]
     return rows, found
 
@@ -98,8 +100,8 @@ class Questions:
         rows, (start, others) = evenly(len(reader), MOST), strangers(reader)
         foreign = reader.foreign(Draw(0, -1, torch.from_numpy(rows)), 0.0)
         return cls(
-            passages(reader, rows, 0), passages(reader, rows, 1), passages(reader, foreign, 1),
-            passages(reader, start, 0), [passages(reader, numbers, 1) for numbers in (start, *others.T)],
+            passages(reader, rows), passages(reader, rows, True), passages(reader, foreign, True),
+            passages(reader, start), [passages(reader, numbers, True) for numbers in (start, *others.T)],
         )  # fmt: skip
 
     def answers(self, score: Score) -> Answers:
@@ -151,7 +153,7 @@ class Bags:
         rows = evenly(len(reader), PAIRS)
         parts = (questions.first, questions.second, questions.foreign, questions.start, *questions.choices)
         others = [text for part in parts for text in part]
-        return cls(passages(reader, rows, 0), passages(reader, rows, 1), others)
+        return cls(passages(reader, rows), passages(reader, rows, True), others)
 
     def _difference(self, first: Sequence[str], second: Sequence[str]) -> csr_matrix:
         return self.words.transform(first) - self.words.transform(second)
