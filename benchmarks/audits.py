@@ -39,12 +39,12 @@ CHANGED = ("shuffled", "turned")  # kinds of data of their own
 MOST, NOVELS = 500, 16  # pictures of a class, novels
 
 
-def some_pictures(data: Path, out: Path, turned: bool) -> None:
+def some_pictures(data: Path, out: Path, most: int, turned: bool = False) -> None:
     """The first training pictures of each class, and all test pictures; turned: each training picture at random."""
     chance = random.Random(0)
     for folder in sorted(path for path in (data / "train").iterdir() if path.is_dir()):
         (out / "train" / folder.name).mkdir(parents=True)
-        for file in sorted(path for path in folder.iterdir() if path.is_file())[:MOST]:
+        for file in sorted(path for path in folder.iterdir() if path.is_file())[:most]:
             if turned:
                 Image.open(file).rotate(90 * chance.randrange(4)).save(out / "train" / folder.name / f"{file.stem}.png")
             else:
@@ -71,7 +71,10 @@ def made(name: str, kind: str, data: Path, out: Path) -> Path:
     if not place.exists():
         fresh = place.with_name(place.name + ".new")
         shutil.rmtree(fresh, ignore_errors=True)
-        (some_novels if name == "novels" else some_pictures)(data, fresh, kind in CHANGED)
+        if name == "novels":
+            some_novels(data, fresh, kind in CHANGED)
+        else:
+            some_pictures(data, fresh, MOST, kind in CHANGED)
         fresh.rename(place)
     return place
 
