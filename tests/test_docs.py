@@ -59,7 +59,7 @@ def commands(text: str) -> list[list[str]]:
     """Every `selfsup` command in a text, a budget of a few steps in place of the one it has."""
     found = []
     for line in re.findall(r"^(?:    |\$ )selfsup (.*?)(?:\s+#.*)?$", text, re.MULTILINE):
-        words = shlex.split(re.sub(r"--(?:minutes|steps|epochs) \S+", "", line))
+        words = shlex.split(re.sub(r"--more \S+", "--more 1", re.sub(r"--(?:minutes|steps|epochs) \S+", "", line)))
         short = ["--steps", "3", "--batch", "8", *(["--row", "64"] if words[:2] == ["train", "word2vec"] else [])]
         found.append([*words, *short] if words[0] in ("train", "audit") else words)
     return found

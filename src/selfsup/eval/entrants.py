@@ -12,6 +12,7 @@ from selfsup.encoder import Encoder, load_encoder
 from selfsup.errors import UserError
 from selfsup.eval.features import RAW, Features, Representation
 from selfsup.eval.labelled import Labelled
+from selfsup.eval.panel import short_names
 from selfsup.eval.probes import calibrate, encoders_of, raw_input
 from selfsup.image_encoder import ImageEncoder
 from selfsup.predict import holds
@@ -107,7 +108,7 @@ def entrants_of(encoders: Mapping[str, Encoder], kind: str) -> list[Entrant]:
     runs: list[Entrant] = []
     untrained: dict[str, Entrant] = {}
     starts: list[Entrant] = []
-    size = 0
+    names, size = short_names(list(encoders)), 0
     for place, encoder in encoders.items():
         run = run_at(place)
         if run is not None:
@@ -122,10 +123,10 @@ def entrants_of(encoders: Mapping[str, Encoder], kind: str) -> list[Entrant]:
         network, key = _architecture(trained)
         if key not in untrained:
             taken = any(entrant.name == f"untrained {network}" for entrant in untrained.values())
-            name = f"untrained {network}" + (f" of {place}" if taken else "")
+            name = f"untrained {names[place] if taken else network}"
             untrained[key] = _untrained(name, fresh, trained, seed)
         if "start" in family:
-            starts.append(_trained(f"start of {place}", "start", family["start"], None, seed))
+            starts.append(_trained(f"start of {names[place]}", "start", family["start"], None, seed))
     known = {entrant.identity for entrant in runs}
     starts = [entrant for entrant in starts if entrant.identity not in known]
     raw = fingerprint(["raw", min(size, RAW)])
