@@ -95,6 +95,12 @@ def test_quickstart_text_commands_run(tmp_path: Path, monkeypatch: pytest.Monkey
         assert run(words) == 0, " ".join(words)
 
 
+def test_commands_of_the_page_of_choices_are_those_of_the_readme() -> None:
+    found = commands((ROOT / "docs/which-objective.md").read_text())
+    known = commands((ROOT / "README.md").read_text())
+    assert len(found) >= 4 and all(words in known for words in found)
+
+
 def readme_data(folder: Path) -> tuple[Path, Path, Path]:
     """The folders and files that the README's commands name."""
     from PIL import Image
