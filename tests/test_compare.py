@@ -32,6 +32,8 @@ from selfsup.eval.panel import panels_of, short_names
 from selfsup.eval.probes import answers, linear_score
 from selfsup.eval.standing import standing
 from selfsup.eval.transfer import ALL, Transfer
+from selfsup.image_encoder import ImageEncoder
+from selfsup.image_network import chosen
 from selfsup.progress import Progress
 
 QUIET = Progress(False)
@@ -307,6 +309,16 @@ def test_the_start_of_a_run_stands_beside_it(place: Path, tmp_path: Path) -> Non
 
     assert names(tmp_path / "more") == ["run", "start", "untrained", "raw"]
     assert names(tmp_path / "more", place / "a") == ["run", "run", "untrained", "raw"], "the start is there itself"
+
+
+def test_a_second_network_of_one_name_is_called_by_its_run_when_untrained():
+    name, arguments = chosen(None, "nano", False, None, 16)
+    encoders = {
+        f"runs/{size}": ImageEncoder.create(name, arguments, size, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+        for size in (16, 32)
+    }
+    found = [one.name for one in entrants_of(encoders, "image") if one.representation == "untrained"]
+    assert found == [f"untrained {name}", "untrained 32"]
 
 
 def test_who_has_diverged_is_named(place: Path, tmp_path: Path) -> None:
