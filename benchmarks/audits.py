@@ -18,6 +18,7 @@ import random
 import re
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from captions import shell
@@ -65,18 +66,22 @@ def some_novels(data: Path, out: Path, shuffled: bool) -> None:
         (out / file.name).write_text("\n\n".join(" ".join(next(rest) for _ in part) for part in cut), encoding="utf-8")
 
 
-def made(name: str, kind: str, data: Path, out: Path) -> Path:
-    """The folder that is audited, made once."""
-    place = out / f"{name}-{kind}" if kind in CHANGED else out / name
+def once(place: Path, write: Callable[[Path], None]) -> Path:
+    """A folder that is written where it is not there, whole or not at all."""
     if not place.exists():
         fresh = place.with_name(place.name + ".new")
         shutil.rmtree(fresh, ignore_errors=True)
-        if name == "novels":
-            some_novels(data, fresh, kind in CHANGED)
-        else:
-            some_pictures(data, fresh, MOST, kind in CHANGED)
+        write(fresh)
         fresh.rename(place)
     return place
+
+
+def made(name: str, kind: str, data: Path, out: Path) -> Path:
+    """The folder that is audited, made once."""
+    place = out / f"{name}-{kind}" if kind in CHANGED else out / name
+    if name == "novels":
+        return once(place, lambda fresh: some_novels(data, fresh, kind in CHANGED))
+    return once(place, lambda fresh: some_pictures(data, fresh, MOST, kind in CHANGED))
 
 
 def audited(name: str, kind: str, seed: int, given: argparse.Namespace) -> Path:

@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from audits import some_pictures
+from audits import once, some_pictures
 from captions import trained
 from side_by_side import say
 
@@ -30,13 +29,7 @@ OBJECTIVES = {
 
 def fewer(data: Path, most: int, out: Path) -> Path:
     """A label set of pictures with at most so many of each class to train on, made once."""
-    place = out / data.name
-    if not place.exists():
-        fresh = place.with_name(place.name + ".new")
-        shutil.rmtree(fresh, ignore_errors=True)
-        some_pictures(data, fresh, most)
-        fresh.rename(place)
-    return place
+    return once(out / data.name, lambda fresh: some_pictures(data, fresh, most))
 
 
 def main() -> None:
@@ -50,6 +43,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=4)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
+    if given.most and given.name == "text":
+        parser.error("--most is for pictures")
     runs = [given.out / f"{name.replace('+', '-')}-{given.seed}" for name in OBJECTIVES[given.name]]
     for name, folder in zip(OBJECTIVES[given.name], runs, strict=True):
         trained(f"train {name} --data {given.train} --minutes {given.minutes:g} --seed {given.seed}", folder)
